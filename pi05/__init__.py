@@ -1,0 +1,1 @@
+"""pi05: the program that runs inside a pod or a local process: demonstrations, training, evaluation of Pi0.5."""

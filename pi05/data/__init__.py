@@ -1,0 +1,1 @@
+"""From simulated demonstrations to batches that the model eats."""

@@ -1,0 +1,52 @@
+"""What can go wrong inside a job, each with the exit code that Kubernetes acts on.
+
+JobError
+├── ConfigError     64  the job was told something impossible; permanent
+├── DataError       65  a dataset, weight file or checkpoint is missing, damaged or of another convention; permanent
+├── NotLearning     66  the loss is not finite, or never left that of predicting nothing; permanent
+└── TemporaryError  75  try again: a full disk, a run that another process is writing, an unreachable bucket
+
+A message says what was given, what is required and what to do.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+TERMINATED = 143
+"""Exit code after SIGTERM (128 + 15); never 0, or Kubernetes would call the Job complete."""
+
+
+class JobError(Exception):
+    """Base of all errors that end a job with words instead of a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(JobError):
+    """The job was told something impossible."""
+
+    exit_code = 64
+
+
+class DataError(JobError):
+    """A file the job depends on is missing, damaged or follows another convention."""
+
+    exit_code = 65
+
+
+class NotLearning(JobError):
+    """Training diverged or never started to learn."""
+
+    exit_code = 66
+
+
+class TemporaryError(JobError):
+    """The same job may succeed when it runs again."""
+
+    exit_code = 75
+
+
+def nearest(given: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the closest known name, or "" when none is close."""
+    close = difflib.get_close_matches(given.lower(), list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,1 @@
+"""Job mains: `python -m pi05.jobs.<kind> job.json`."""
