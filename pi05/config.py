@@ -158,6 +158,7 @@ class TrainConfig(Section):
         batch_size: Global batch, split over all devices.
         seed: Seed of initial weights, data order, noise and time.
         fsdp_devices: Devices over which parameters are sharded; 0 means all.
+        fsdp_min_bytes: Arrays smaller than this are replicated.
         weights: Base weights in storage (`weights/<name>`); None starts from random ones.
         tokenizer: SentencePiece file in storage (`weights/<name>.model`); None uses the small one of the recipe.
         number_embedding: How random weights embed the 256 state numbers: `random`, or `fourier`, smooth in the number.
@@ -175,6 +176,7 @@ class TrainConfig(Section):
     batch_size: Positive = 64
     seed: Natural = 0
     fsdp_devices: Natural = 0
+    fsdp_min_bytes: Natural = 4 * 2**20
     optimizer: OptimizerConfig = OptimizerConfig()
     weights: str | None = None
     tokenizer: str | None = None

@@ -48,10 +48,11 @@ class Event(BaseModel):
         excess = len(text.encode()) + 1 - LIMIT
         if excess <= 0:
             return text
-        if not self.message:
+        message = (self.message or "").encode()
+        keep = len(message) - excess - len(" ...")
+        if keep < 0:
             raise ValueError(f"an event of {len(text)} bytes without a message to shorten; the limit is {LIMIT}")
-        keep = max(len(self.message) - excess - 16, 0)
-        return self.model_copy(update={"message": self.message[:keep] + " ..."}).line()
+        return self.model_copy(update={"message": message[:keep].decode(errors="ignore") + " ..."}).line()
 
 
 def parse(line: str) -> Event | None:

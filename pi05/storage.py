@@ -13,10 +13,11 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 import google_crc32c
@@ -237,12 +238,10 @@ class Storage:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("a+b")
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+            if not _lock(file, attempts=10):
                 raise TemporaryError(
                     f"another process is writing {key.removesuffix('/lease')}; wait for it or cancel it first"
-                ) from error
+                )
             yield
 
     def leased(self, key: str) -> bool:
@@ -256,6 +255,17 @@ class Storage:
             except BlockingIOError:
                 return True
         return False
+
+
+def _lock(file: BinaryIO, attempts: int) -> bool:
+    """Lock a file exclusively; try more than once, because `leased` looks by holding it for a moment."""
+    for attempt in range(attempts):
+        if attempt:
+            time.sleep(0.05)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    return False
 
 
 def _sync(folder: Path) -> None:

@@ -1,0 +1,158 @@
+"""The two Gemmas: a prefix pass that leaves keys and values behind, and a suffix pass that reads them.
+
+The published model attends jointly over prefix and suffix with a mask in which the prefix does not see the suffix:
+
+              prefix  suffix
+    prefix      1       0
+    suffix      1       1
+
+So the prefix can run first and alone; the suffix then needs only its keys and values. Training and sampling share
+these two passes, several suffixes can share one prefix, and the last layer's prefix output, which nobody reads, is
+never computed. (Gemma: arXiv 2403.08295; the mixture: arXiv 2410.24164; adaptive norms: arXiv 2504.16054.)
+
+Shapes: b batch, s prefix tokens, h suffix tokens, w width, n heads, k kv heads, d head dim, l layers.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from pi05.model.tree import Params
+
+MASKED = -2.3819763e38
+"""Logit of a masked key; the value the published model uses."""
+_EPS = 1e-6
+_MAX_WAVELENGTH = 10_000
+
+
+class KeyValues(NamedTuple):
+    """What the prefix leaves for the suffix.
+
+    Attributes:
+        keys, values: Of all layers, keys already rotated.
+        mask: Which prefix tokens exist.
+    """
+
+    keys: Float[Array, "l b s k d"]
+    values: Float[Array, "l b s k d"]
+    mask: Bool[Array, "b s"]
+
+
+def embed(params: Params, tokens: Int[Array, "b s"], dtype: jnp.dtype) -> Float[Array, "b s w"]:
+    """Look up token embeddings, scaled by sqrt(width)."""
+    table = params["embedder"]["input_embedding"]
+    return (table[tokens] * math.sqrt(table.shape[-1])).astype(dtype)
+
+
+def encode_prefix(
+    params: Params, x: Float[Array, "b s w"], mask: Bool[Array, "b s"], remat: bool = False
+) -> KeyValues:
+    """Run the language model over the prefix.
+
+    Args:
+        params: The tree under `PaliGemma/llm`.
+        x: Image and prompt tokens.
+        mask: Which of them exist; the others are seen by nobody and take no position.
+        remat: Whether the backward pass recomputes each layer.
+    """
+    positions = jnp.cumsum(mask, axis=1) - 1
+
+    def layer_step(x: Array, layer: Params) -> tuple[Array, tuple[Array, Array]]:
+        q, k, v = _project(layer, "", _rms_norm(layer["pre_attention_norm"], x), positions)
+        x = x + _attend(layer["attn"]["attn_vec_einsum"], q, k, v, mask)
+        return x + _mlp(layer["mlp"], _rms_norm(layer["pre_ffw_norm"], x)), (k, v)
+
+    layers = params["layers"]
+    x, (keys, values) = jax.lax.scan(_maybe_remat(layer_step, remat), x, jax.tree.map(lambda w: w[:-1], layers))
+    last = jax.tree.map(lambda w: w[-1], layers)
+    _, k, v = _project(last, "", _rms_norm(last["pre_attention_norm"], x), positions)
+    return KeyValues(jnp.concatenate([keys, k[None]]), jnp.concatenate([values, v[None]]), mask)
+
+
+def decode_suffix(
+    params: Params, prefix: KeyValues, x: Float[Array, "b h w"], condition: Float[Array, "b w"], remat: bool = False
+) -> Float[Array, "b h w"]:
+    """Run the action expert over the suffix, which sees the whole prefix and itself.
+
+    Args:
+        params: The tree under `PaliGemma/llm`.
+        prefix: Keys and values of `encode_prefix`.
+        x: Suffix tokens.
+        condition: Time vector that scales, shifts and gates every norm.
+        remat: Whether the backward pass recomputes each layer.
+    """
+    b, h = x.shape[:2]
+    positions = prefix.mask.sum(axis=1, keepdims=True) + jnp.arange(h)
+    mask = jnp.concatenate([prefix.mask, jnp.ones((b, h), bool)], axis=1)
+
+    def layer_step(x: Array, scanned: tuple[Params, Array, Array]) -> tuple[Array, None]:
+        layer, keys, values = scanned
+        y, gate = _adaptive_norm(layer["pre_attention_norm_1"], x, condition)
+        q, k, v = _project(layer, "_1", y, positions)
+        k, v = jnp.concatenate([keys, k], axis=1), jnp.concatenate([values, v], axis=1)
+        x = x + _attend(layer["attn"]["attn_vec_einsum_1"], q, k, v, mask) * gate
+        y, gate = _adaptive_norm(layer["pre_ffw_norm_1"], x, condition)
+        return x + _mlp(layer["mlp_1"], y) * gate, None
+
+    x, _ = jax.lax.scan(_maybe_remat(layer_step, remat), x, (params["layers"], prefix.keys, prefix.values))
+    return _adaptive_norm(params["final_norm_1"], x, condition)[0]
+
+
+def _maybe_remat(step: Callable, remat: bool) -> Callable:
+    return jax.checkpoint(step, prevent_cse=False) if remat else step
+
+
+def _project(layer: Params, suffix: str, x: Array, positions: Array) -> tuple[Array, Array, Array]:
+    """Return rotated and scaled queries (b t n d), rotated keys and values (b t k d)."""
+    attention = layer["attn"]
+    q = jnp.einsum("btw,nwd->btnd", x, attention[f"q_einsum{suffix}"]["w"].astype(x.dtype))
+    k, v = jnp.einsum("bsw,ckwd->cbskd", x, attention[f"kv_einsum{suffix}"]["w"].astype(x.dtype))
+    return _rotate(q, positions) * q.shape[-1] ** -0.5, _rotate(k, positions), v
+
+
+def _attend(out: Params, q: Array, k: Array, v: Array, mask: Array) -> Array:
+    """Attend with g = n / k query heads to each kv head; logits and softmax in float32."""
+    b, t, n, d = q.shape
+    grouped = q.reshape(b, t, k.shape[2], -1, d)
+    logits = jnp.einsum("btkgd,bskd->bkgts", grouped, k, preferred_element_type=jnp.float32)
+    logits = jnp.where(mask[:, None, None, None, :], logits, MASKED)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    mixed = jnp.einsum("bkgts,bskd->btkgd", weights, v).reshape(b, t, n, d)
+    return jnp.einsum("btnd,ndw->btw", mixed, out["w"].astype(v.dtype))
+
+
+def _mlp(layer: Params, x: Array) -> Array:
+    gate, up = layer["gating_einsum"].astype(x.dtype)
+    return (jax.nn.gelu(x @ gate, approximate=True) * (x @ up)) @ layer["linear"].astype(x.dtype)
+
+
+def _rotate(x: Array, positions: Array) -> Array:
+    """Rotary embedding (arXiv 2104.09864) of split halves, angles in float32."""
+    half = x.shape[-1] // 2
+    wavelengths = _MAX_WAVELENGTH ** (jnp.arange(half, dtype=jnp.float32) / half)
+    angles = positions[..., None, None] / wavelengths
+    sin, cos = jnp.sin(angles), jnp.cos(angles)
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+def _normalise(x: Array) -> Array:
+    """Divide by the root mean square; float32."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + _EPS)
+
+
+def _rms_norm(layer: Params, x: Array) -> Array:
+    return (_normalise(x) * (1 + layer["scale"])).astype(x.dtype)
+
+
+def _adaptive_norm(layer: Params, x: Array, condition: Array) -> tuple[Array, Array]:
+    """Return the normalised, scaled and shifted input and the gate of the block's residual."""
+    dense = layer["Dense_0"]
+    modulation = condition.astype(x.dtype) @ dense["kernel"].astype(x.dtype) + dense["bias"].astype(x.dtype)
+    scale, shift, gate = jnp.split(modulation[:, None, :], 3, axis=-1)
+    return (_normalise(x) * (1 + scale) + shift).astype(x.dtype), gate

@@ -1,0 +1,99 @@
+"""Pi0.5 (arXiv 2504.16054): observation and noisy actions to velocity, loss and action chunks.
+
+Pure functions of a parameter tree (see tree.py for its names) and the sizes; nothing here knows files, devices or how
+training goes.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from pi05.config import ModelConfig
+from pi05.model import flow, gemma, siglip
+from pi05.model.tree import Params
+from pi05.observation import Actions, Observation
+
+
+def embed_prefix(
+    params: Params, config: ModelConfig, observation: Observation
+) -> tuple[Float[Array, "b s w"], Bool[Array, "b s"]]:
+    """Return the prefix, every camera's tokens and then the prompt's, and which of its tokens exist."""
+    dtype = jnp.dtype(config.dtype)
+    tokens, masks = [], []
+    if observation.images:
+        for name, encoded in _encode_cameras(params, config, observation).items():
+            tokens.append(encoded)
+            masks.append(jnp.broadcast_to(observation.image_masks[name][:, None], encoded.shape[:2]))
+    tokens.append(gemma.embed(params["PaliGemma"]["llm"], observation.tokens, dtype))
+    masks.append(observation.token_mask)
+    return jnp.concatenate(tokens, axis=1), jnp.concatenate(masks, axis=1)
+
+
+def encode(params: Params, config: ModelConfig, observation: Observation) -> gemma.KeyValues:
+    """Run everything that does not depend on the actions."""
+    tokens, mask = embed_prefix(params, config, observation)
+    return gemma.encode_prefix(params["PaliGemma"]["llm"], tokens, mask, config.remat)
+
+
+def velocity(
+    params: Params, config: ModelConfig, prefix: gemma.KeyValues, noisy_actions: Actions, time: Float[Array, " b"]
+) -> Actions:
+    """Return the velocity, float32, at noisy actions and time in [0, 1]."""
+    x = _dense(params["action_in_proj"], noisy_actions)
+    condition = _dense(params["time_mlp_in"], flow.time_embedding(time, config.expert.width))
+    condition = jax.nn.silu(_dense(params["time_mlp_out"], jax.nn.silu(condition)))
+    x = gemma.decode_suffix(
+        params["PaliGemma"]["llm"], prefix, x.astype(config.dtype), condition, config.remat
+    )
+    return _dense(params["action_out_proj"], x.astype(jnp.float32))
+
+
+def predict(
+    params: Params,
+    config: ModelConfig,
+    observation: Observation,
+    actions: Actions,
+    noise: Float[Array, "draws b h a"],
+    time: Float[Array, "draws b"],
+) -> tuple[Float[Array, "draws b h a"], Float[Array, "draws b h a"]]:
+    """Return the predicted velocity and the one to learn, for each draw of noise and time.
+
+    All draws share one prefix pass. The published loss is the squared difference, averaged over the action width.
+    """
+    prefix = encode(params, config, observation)
+
+    def one(noise: Array, time: Array) -> tuple[Array, Array]:
+        noisy, target = flow.interpolate(actions, noise, time)
+        return velocity(params, config, prefix, noisy, time), target
+
+    return jax.vmap(one)(noise, time)
+
+
+def sample(
+    params: Params, config: ModelConfig, observation: Observation, noise: Float[Array, "b h a"], steps: int
+) -> Actions:
+    """Return action chunks by `steps` Euler steps from `noise`; the prefix runs once."""
+    prefix = encode(params, config, observation)
+    return flow.integrate(partial(velocity, params, config, prefix), noise, steps)
+
+
+def _encode_cameras(params: Params, config: ModelConfig, observation: Observation) -> dict[str, Array]:
+    """Run the image tower once over the cameras of all samples."""
+    names = list(observation.images)
+    stacked = jnp.concatenate([_to_float(observation.images[name]) for name in names])
+    encoded = siglip.encode_images(
+        params["PaliGemma"]["img"], stacked, config.vit.patch_size, jnp.dtype(config.dtype), config.remat
+    )
+    return dict(zip(names, jnp.split(encoded, len(names)), strict=True))
+
+
+def _to_float(image: Array) -> Array:
+    """Return the image in [-1, 1]; float images are there already."""
+    return image.astype(jnp.float32) / 127.5 - 1 if image.dtype == jnp.uint8 else image
+
+
+def _dense(layer: Params, x: Array) -> Array:
+    """Apply a dense layer in float32."""
+    return x @ layer["kernel"] + layer["bias"]

@@ -1,0 +1,153 @@
+"""The parameter tree: every leaf's path, shape and initial distribution, from the sizes alone.
+
+Paths, shapes and stacking (the leading axis of a block is the layer) are those of the published Pi0.5 checkpoints, so
+that weights interchange without renaming. Drawing, sharding, counting and checking all read this one table.
+"""
+
+import math
+import zlib
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from pi05.config import GemmaConfig, ModelConfig, VitConfig
+
+Params = dict[str, "Params | jax.Array"]
+"""A nested dictionary of arrays."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """Shape of one float32 parameter and the standard deviation it is drawn with (0: all `fill`)."""
+
+    shape: tuple[int, ...]
+    std: float = 0.0
+    fill: float = 0.0
+
+
+def leaves(config: ModelConfig) -> dict[str, Leaf]:
+    """Return the table from slash-separated path to leaf for a model of these sizes."""
+    width = config.expert.width
+    return {
+        **_under("PaliGemma/img", _image_tower(config.vit, config.image_size, config.vlm.width)),
+        **_under("PaliGemma/llm", _gemmas(config.vlm, config.expert, config.vocab_size)),
+        **_under("action_in_proj", _dense(config.action_dim, width)),
+        **_under("action_out_proj", _dense(width, config.action_dim)),
+        **_under("time_mlp_in", _dense(width, width)),
+        **_under("time_mlp_out", _dense(width, width)),
+    }
+
+
+def initial(config: ModelConfig, seed: jax.Array) -> Params:
+    """Draw all parameters; each leaf's key depends on its path alone, so sizes elsewhere do not change it.
+
+    Args:
+        config: Sizes of the model.
+        seed: A PRNG key.
+    """
+
+    def draw(path: str, leaf: Leaf) -> jax.Array:
+        if not leaf.std:
+            return jnp.full(leaf.shape, leaf.fill, jnp.float32)
+        key = jax.random.fold_in(seed, zlib.crc32(path.encode()))
+        return leaf.std * jax.random.normal(key, leaf.shape, jnp.float32)
+
+    return nest({path: draw(path, leaf) for path, leaf in leaves(config).items()})
+
+
+def count(config: ModelConfig) -> int:
+    """Return the number of parameters, without allocating any."""
+    return sum(math.prod(leaf.shape) for leaf in leaves(config).values())
+
+
+def flatten(params: Params) -> dict[str, jax.Array]:
+    """Return `{slash-separated path: array}`."""
+    return traverse_util.flatten_dict(params, sep="/")
+
+
+def nest(flat: dict[str, jax.Array]) -> Params:
+    """Undo `flatten`."""
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _under(prefix: str, table: dict[str, Leaf]) -> dict[str, Leaf]:
+    return {f"{prefix}/{path}": leaf for path, leaf in table.items()}
+
+
+def _stacked(depth: int, table: dict[str, Leaf]) -> dict[str, Leaf]:
+    return {path: Leaf((depth, *leaf.shape), leaf.std, leaf.fill) for path, leaf in table.items()}
+
+
+def _dense(width_in: int, width_out: int) -> dict[str, Leaf]:
+    """Return a dense layer; variance 1 / fan-in keeps the scale of its input."""
+    return {"kernel": Leaf((width_in, width_out), width_in**-0.5), "bias": Leaf((width_out,))}
+
+
+def _layer_norm(width: int) -> dict[str, Leaf]:
+    return {"scale": Leaf((width,), fill=1.0), "bias": Leaf((width,))}
+
+
+def _image_tower(vit: VitConfig, image_size: int, width_out: int) -> dict[str, Leaf]:
+    patch, width, heads = vit.patch_size, vit.width, vit.num_heads
+    tokens, head_dim = (image_size // patch) ** 2, width // heads
+    projection = {"kernel": Leaf((width, heads, head_dim), width**-0.5), "bias": Leaf((heads, head_dim))}
+    attention = {
+        **_under("query", projection),
+        **_under("key", projection),
+        **_under("value", projection),
+        "out/kernel": Leaf((heads, head_dim, width), width**-0.5),
+        "out/bias": Leaf((width,)),
+    }
+    block = {
+        **_under("LayerNorm_0", _layer_norm(width)),
+        **_under("MultiHeadDotProductAttention_0", attention),
+        **_under("LayerNorm_1", _layer_norm(width)),
+        **_under("MlpBlock_0/Dense_0", _dense(width, vit.mlp_dim)),
+        **_under("MlpBlock_0/Dense_1", _dense(vit.mlp_dim, width)),
+    }
+    return {
+        "embedding/kernel": Leaf((patch, patch, 3, width), (3 * patch * patch) ** -0.5),
+        "embedding/bias": Leaf((width,)),
+        "pos_embedding": Leaf((1, tokens, width), width**-0.5),
+        **_under("Transformer/encoderblock", _stacked(vit.depth, block)),
+        **_under("Transformer/encoder_norm", _layer_norm(width)),
+        **_under("head", _dense(width, width_out)),
+    }
+
+
+def _gemmas(vlm: GemmaConfig, expert: GemmaConfig, vocab_size: int) -> dict[str, Leaf]:
+    """Return the language model and, with the suffix _1, the action expert."""
+    plain = {"scale": Leaf((vlm.width,))}
+    adaptive = _adaptive_norm(expert.width)
+    layers = {
+        **_gemma_block(vlm, ""),
+        **_gemma_block(expert, "_1"),
+        **_under("pre_attention_norm", plain),
+        **_under("pre_ffw_norm", plain),
+        **_under("pre_attention_norm_1", adaptive),
+        **_under("pre_ffw_norm_1", adaptive),
+    }
+    return {
+        "embedder/input_embedding": Leaf((vocab_size, vlm.width), vlm.width**-0.5),
+        **_under("layers", _stacked(vlm.depth, layers)),
+        **_under("final_norm", plain),
+        **_under("final_norm_1", adaptive),
+    }
+
+
+def _gemma_block(gemma: GemmaConfig, suffix: str) -> dict[str, Leaf]:
+    heads, kv, dim, width = gemma.num_heads, gemma.num_kv_heads, gemma.head_dim, gemma.width
+    return {
+        f"attn/q_einsum{suffix}/w": Leaf((heads, width, dim), width**-0.5),
+        f"attn/kv_einsum{suffix}/w": Leaf((2, kv, width, dim), width**-0.5),
+        f"attn/attn_vec_einsum{suffix}/w": Leaf((heads, dim, width), (heads * dim) ** -0.5),
+        f"mlp{suffix}/gating_einsum": Leaf((2, width, gemma.mlp_dim), width**-0.5),
+        f"mlp{suffix}/linear": Leaf((gemma.mlp_dim, width), gemma.mlp_dim**-0.5),
+    }
+
+
+def _adaptive_norm(width: int) -> dict[str, Leaf]:
+    """Return scale, shift and gate as one dense layer of the time vector; zeros, so a new block starts as identity."""
+    return {"Dense_0/kernel": Leaf((width, 3 * width)), "Dense_0/bias": Leaf((3 * width,))}

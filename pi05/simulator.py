@@ -1,0 +1,346 @@
+"""ManiSkill on the CPU: turns seeds and actions into states and success. The only door to mani_skill and sapien.
+
+Knows the six tasks' scenes; knows nothing of datasets, policies or storage. ManiSkill is imported when the first
+environment is made (about 7 s), so importing this module costs nothing. No Vulkan driver is needed while the
+convention names no camera: materials, the one thing ManiSkill asks a renderer for while it builds a scene, are
+replaced by inert stand-ins during each build.
+"""
+
+import contextlib
+import functools
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from pi05.config import Convention
+from pi05.errors import ConfigError, nearest
+from pi05.tasks import Task
+
+ACTION_NAMES = (*(f"joint_{i}" for i in range(1, 8)), "gripper")
+"""Of an action (8,): 7 absolute joint targets in rad and the gripper, -1 closed to +1 open."""
+JOINT_NAMES = (*(f"joint_{i}" for i in range(1, 8)), "finger")
+"""Of qpos[:8]: 7 joints in rad and the opening of one finger in m."""
+ROBOTS = ("panda", "panda_wristcam")
+"""The Panda arm, without and with a camera on its hand; the solvers can plan for these."""
+RENDERER = "none"
+"""Nothing is rendered; checkpoints and datasets record it."""
+
+_NO_TIME_LIMIT = 1_000_000
+_HARMLESS = (
+    "is not in the task's list of supported robots",  # panda_wristcam: all six tasks are solved with it
+    "is not installed with git",
+    "No initial pose set for actor builder",  # every episode sets the pose
+)
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What ManiSkill says about a step: `success`, and its other flags by name (is_grasped, is_obj_placed, ...)."""
+
+    success: bool
+    flags: dict[str, bool]
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Points in the robot task's world frame, float32 (3,) in m; the object stands at the goal when they are equal."""
+
+    tcp: np.ndarray
+    object: np.ndarray
+    goal: np.ndarray
+
+    @property
+    def distance(self) -> float:
+        """From object to goal, in m."""
+        return float(np.linalg.norm(self.object - self.goal))
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """Where an environment keeps what its task is about: names and values of the poses, the object and its goal."""
+
+    names: tuple[str, ...]
+    poses: Callable[[Any], list[np.ndarray]]
+    object: Callable[[Any], np.ndarray]
+    goal: Callable[[Any], np.ndarray]
+
+
+class Simulator:
+    """One environment of a task.
+
+    Args:
+        task: Which of the six.
+        convention: Robot, controller, rate and state layout.
+
+    Raises:
+        ConfigError: The convention asks for cameras, a robot or a rate that this simulator does not offer.
+    """
+
+    def __init__(self, task: Task, convention: Convention) -> None:
+        self.task, self.convention = task, convention
+        self._env = make(task, convention).unwrapped
+        self._scene = _SCENES[task.name]
+
+    @property
+    def renderer(self) -> str:
+        """Name of what draws the images."""
+        return RENDERER
+
+    def reset(self, seed: int) -> StepInfo:
+        """Build the scene anew from `seed`, so that an episode does not depend on those before it."""
+        with _inert_materials(), _quiet():
+            _, info = self._env.reset(seed=seed, options={"reconfigure": True})
+        return _step_info(info)
+
+    def step(self, action: np.ndarray) -> StepInfo:
+        """Advance one control step.
+
+        Args:
+            action: float32 (8,), 7 absolute joint targets in rad and the gripper in [-1, 1].
+        """
+        with _quiet():
+            *_, info = self._env.step(np.asarray(action, np.float32))
+        return _step_info(info)
+
+    def state(self) -> np.ndarray:
+        """Return what the policy is told, float32 (S,), in the order of `state_names`."""
+        joints = self._env.agent.robot.get_qpos()[0, :8].numpy()
+        if self.convention.state == "joints":
+            return joints.astype(np.float32)
+        return np.concatenate([joints, *self._scene.poses(self._env)]).astype(np.float32)
+
+    def positions(self) -> Positions:
+        """Return where gripper, object and goal are, for distances and drawings."""
+        tcp = _position(self._env.agent.tcp)
+        return Positions(tcp, self._scene.object(self._env), self._scene.goal(self._env))
+
+    def physics(self) -> dict[str, np.ndarray]:
+        """Return the whole physical state, float32 (D,) an actor or articulation, keyed `actors/cube`.
+
+        An actor is position, quaternion (wxyz), linear and angular velocity; an articulation adds qpos and qvel.
+        """
+        groups = self._env.get_state_dict()
+        return {f"{kind}/{name}": value[0].numpy() for kind, group in groups.items() for name, value in group.items()}
+
+    def close(self) -> None:
+        """Free the scene."""
+        self._env.close()
+
+
+def state_names(task: Task, convention: Convention) -> tuple[str, ...]:
+    """Return the name of each number in a state."""
+    return JOINT_NAMES if convention.state == "joints" else JOINT_NAMES + _SCENES[task.name].names
+
+
+def make(task: Task, convention: Convention) -> Any:
+    """Return ManiSkill's gymnasium environment of a task; every reset reconfigures it.
+
+    Raises:
+        ConfigError: The convention asks for cameras, a robot or a rate that this simulator does not offer.
+    """
+    if convention.cameras:
+        raise ConfigError(
+            f"cameras {', '.join(convention.cameras)} need rendering, which comes with the next version; "
+            "use preset tiny, or convention.cameras=() with convention.state=joints_and_poses"
+        )
+    if convention.robot not in ROBOTS:
+        raise ConfigError(
+            f"unknown robot {convention.robot!r}{nearest(convention.robot, ROBOTS)} Robots: {', '.join(ROBOTS)}"
+        )
+    gymnasium = _maniskill()
+    with _inert_materials(), _quiet():
+        env = gymnasium.make(
+            task.env_id,
+            robot_uids=convention.robot,
+            control_mode=convention.control_mode,
+            obs_mode="none",
+            reward_mode="none",
+            sim_backend="physx_cpu",
+            render_backend="none",
+            reconfiguration_freq=1,
+            max_episode_steps=_NO_TIME_LIMIT,
+        )
+    _check_rate(env.unwrapped.control_freq, convention)
+    return env
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide what a simulation computes."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("mani_skill", "sapien")}
+
+
+def _check_rate(found: int, convention: Convention) -> None:
+    """Raise ConfigError when the environment's control rate is not the convention's."""
+    if found != convention.control_rate:
+        raise ConfigError(
+            f"convention.control_rate {convention.control_rate} is not offered: the simulator steps at {found} Hz; "
+            f"use convention.control_rate={found}"
+        )
+
+
+@functools.cache
+def _maniskill() -> ModuleType:
+    """Import ManiSkill without its noise and return gymnasium, through which its environments are made."""
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # ManiSkill imports GitPython, which wants a git program
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a missing libvulkan, deprecations of what ManiSkill imports
+        import gymnasium
+        import mani_skill.envs
+        import torch
+
+        del mani_skill
+    torch.set_num_threads(1)  # tensors of a few numbers: with one thread a step takes 0.7 ms instead of 4
+    logging.getLogger("mani_skill ").addFilter(lambda record: not any(text in record.msg for text in _HARMLESS))
+    return gymnasium
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Let ManiSkill use what is deprecated: logger.warn, and NumPy functions on tensors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+class _InertMaterial:
+    """Stands in for RenderMaterial and RenderTexture2D: takes any argument and any attribute, does nothing."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def _inert_materials() -> Iterator[None]:
+    """Let scenes be built without a Vulkan driver.
+
+    The two classes are looked up in three modules; without a renderer their objects are made and thrown away, so
+    physics does not depend on them. They are put back afterwards, so that a camera can live in the same process.
+    """
+    import sapien.pysapien.render
+    import sapien.render
+    import sapien.wrapper.urdf_loader
+
+    modules = (sapien.render, sapien.pysapien.render, sapien.wrapper.urdf_loader)
+    places = [(module, name) for module in modules for name in ("RenderMaterial", "RenderTexture2D")]
+    originals = [getattr(module, name) for module, name in places]
+    try:
+        for module, name in places:
+            setattr(module, name, _InertMaterial)
+        yield
+    finally:
+        for (module, name), original in zip(places, originals, strict=True):
+            setattr(module, name, original)
+
+
+def _step_info(info: dict[str, Any]) -> StepInfo:
+    """Keep the flags of ManiSkill's info, whose values are tensors over one environment."""
+    values = {key: value[0].numpy() for key, value in info.items() if hasattr(value, "numpy")}
+    flags = {key: bool(value) for key, value in values.items() if value.dtype == np.bool_}
+    return StepInfo(flags.pop("success"), flags)
+
+
+def _pose(actor: Any) -> np.ndarray:
+    """Return position and quaternion (wxyz) of an actor or pose, float32 (7,)."""
+    return getattr(actor, "pose", actor).raw_pose[0].numpy()
+
+
+def _position(actor: Any) -> np.ndarray:
+    """Return the position of an actor or pose, float32 (3,) in m."""
+    return _pose(actor)[:3]
+
+
+def _yaw4(actor: Any) -> np.ndarray:
+    """Return sine and cosine of four times the yaw, (2,): equal for the four yaws at which a cube looks the same."""
+    w, x, y, z = _pose(actor)[3:]
+    yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+    return np.array([np.sin(4 * yaw), np.cos(4 * yaw)])
+
+
+def _oriented(pose: Any) -> np.ndarray:
+    """Return position and quaternion (7,), of the two equal quaternions the one with w >= 0."""
+    values = _pose(pose)
+    return values if values[3] >= 0 else np.concatenate([values[:3], -values[3:]])
+
+
+def _raised(position: np.ndarray, height: float) -> np.ndarray:
+    return position + np.array([0, 0, height], np.float32)
+
+
+def _at_height(position: np.ndarray, height: float) -> np.ndarray:
+    return np.array([position[0], position[1], height], np.float32)
+
+
+def _xyz(name: str) -> tuple[str, ...]:
+    return tuple(f"{name}_{axis}" for axis in "xyz")
+
+
+def _quaternion(name: str) -> tuple[str, ...]:
+    return tuple(f"{name}_q{axis}" for axis in "wxyz")
+
+
+def _slide() -> _Scene:
+    """PushCube and PullCube: a cube and a target drawn on the table."""
+    return _Scene(
+        names=(*_xyz("cube"), "goal_x", "goal_y"),
+        poses=lambda env: [_position(env.obj), _position(env.goal_region)[:2]],
+        object=lambda env: _position(env.obj),
+        goal=lambda env: _at_height(_position(env.goal_region), env.cube_half_size),
+    )
+
+
+def _pick() -> _Scene:
+    return _Scene(
+        names=(*_xyz("cube"), "cube_sin4yaw", "cube_cos4yaw", *_xyz("goal")),
+        poses=lambda env: [_position(env.cube), _yaw4(env.cube), _position(env.goal_site)],
+        object=lambda env: _position(env.cube),
+        goal=lambda env: _position(env.goal_site),
+    )
+
+
+def _stack() -> _Scene:
+    return _Scene(
+        names=(*_xyz("red"), "red_sin4yaw", "red_cos4yaw", *_xyz("green")),
+        poses=lambda env: [_position(env.cubeA), _yaw4(env.cubeA), _position(env.cubeB)],
+        object=lambda env: _position(env.cubeA),
+        goal=lambda env: _raised(_position(env.cubeB), 2 * float(env.cube_half_size[2])),
+    )
+
+
+def _place() -> _Scene:
+    return _Scene(
+        names=(*_xyz("sphere"), *_xyz("bin")),
+        poses=lambda env: [_position(env.obj), _position(env.bin)],
+        object=lambda env: _position(env.obj),
+        goal=lambda env: _raised(_position(env.bin), env.radius + env.block_half_size[0]),
+    )
+
+
+def _insert() -> _Scene:
+    """PegInsertionSide: the peg's size differs from seed to seed, so it belongs to the state."""
+    return _Scene(
+        names=(
+            *(*_xyz("peg"), *_quaternion("peg"), "peg_half_length", "peg_radius"),
+            *(*_xyz("hole"), *_quaternion("hole")),
+        ),
+        poses=lambda env: [_oriented(env.peg), env.peg_half_sizes[0, :2].numpy(), _oriented(env.box_hole_pose)],
+        object=lambda env: _position(env.peg_head_pose),
+        goal=lambda env: _position(env.box_hole_pose),
+    )
+
+
+_SCENES = {
+    "pickcube": _pick(),
+    "stackcube": _stack(),
+    "pushcube": _slide(),
+    "pullcube": _slide(),
+    "placesphere": _place(),
+    "peginsertionside": _insert(),
+}

@@ -1,0 +1,58 @@
+"""Where arrays live: a mesh of devices, the FSDP rule for parameters and the split of a batch."""
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from pi05.errors import ConfigError
+
+DATA, FSDP = "data", "fsdp"
+
+
+def make_mesh(fsdp_devices: int, batch_size: int) -> Mesh:
+    """Return all devices as a (data, fsdp) mesh.
+
+    Args:
+        fsdp_devices: Devices that share one copy of the parameters; 0 means all.
+        batch_size: Global batch, which must divide by the devices.
+
+    Raises:
+        ConfigError: Devices, fsdp_devices and batch_size do not divide.
+    """
+    devices = jax.devices()
+    total = len(devices)
+    fsdp = fsdp_devices or total
+    if total % fsdp:
+        raise ConfigError(f"fsdp_devices {fsdp} does not divide the {total} devices; use a divisor of {total}, or 0")
+    if batch_size % total:
+        lower, upper = batch_size // total * total, -(-batch_size // total) * total
+        raise ConfigError(
+            f"batch_size {batch_size} is not divisible by {total} devices; use "
+            + (f"{lower} or {upper}" if lower else f"{upper}")
+        )
+    return Mesh(np.array(devices).reshape(total // fsdp, fsdp), (DATA, FSDP))
+
+
+def fsdp_sharding(mesh: Mesh, array: jax.ShapeDtypeStruct | jax.Array, min_bytes: int) -> NamedSharding:
+    """Return how one array of the training state is sharded.
+
+    Arrays of at least `min_bytes` are split on their largest axis that divides by the shard count; others, and those
+    without such an axis, are replicated.
+    """
+    shards = mesh.shape[FSDP]
+    spec: list[str | None] = [None] * array.ndim
+    if shards > 1 and array.size * array.dtype.itemsize >= min_bytes:
+        axes = [axis for axis in range(array.ndim) if array.shape[axis] % shards == 0]
+        if axes:
+            spec[max(axes, key=lambda axis: array.shape[axis])] = FSDP
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Return the split of a batch's leading axis over all devices."""
+    return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Return a whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())

@@ -1,0 +1,177 @@
+"""One optimizer step: loss, gradients, AdamW, averaged weights, metrics. Pure and jitted.
+
+Randomness comes from the run's seed and the step number alone, so a resumed run draws what an uninterrupted one would
+have drawn, on any number of devices.
+"""
+
+import re
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int
+
+from pi05.config import ModelConfig, TrainConfig
+from pi05.errors import ConfigError
+from pi05.model import flow, pi05, tree
+from pi05.observation import Actions, Observation
+from pi05.training import sharding
+from pi05.training.optimizer import optimizer, schedule
+
+Flat = dict[str, Array]
+Metrics = dict[str, Float[Array, ""]]
+
+
+@struct.dataclass
+class Batch:
+    """Samples of one step.
+
+    Attributes:
+        observation: What the policy sees.
+        actions: Normalised action chunks, padded to the model's width.
+        real: Which entries are actions of the robot inside the episode, not padding.
+    """
+
+    observation: Observation
+    actions: Actions
+    real: Bool[Array, "b h a"]
+
+
+@struct.dataclass
+class TrainState:
+    """All that training changes.
+
+    Attributes:
+        step: Optimizer steps done.
+        params: All parameters, by path.
+        opt_state: Optimizer moments of the trainable parameters.
+        ema: Averaged trainable parameters, or None.
+    """
+
+    step: Int[Array, ""]
+    params: Flat
+    opt_state: optax.OptState
+    ema: Flat | None
+
+
+def trainable_paths(config: ModelConfig, freeze: tuple[str, ...]) -> list[str]:
+    """Return the paths that no pattern of `freeze` matches; raise ConfigError for a pattern that matches none."""
+    paths = list(tree.leaves(config))
+    for pattern in freeze:
+        if not any(re.fullmatch(pattern, path) for path in paths):
+            raise ConfigError(f"train.freeze {pattern!r} matches no parameter; paths look like {paths[0]!r}")
+    kept = [path for path in paths if not any(re.fullmatch(pattern, path) for pattern in freeze)]
+    if not kept:
+        raise ConfigError(f"train.freeze {list(freeze)} leaves no parameter to train")
+    return kept
+
+
+def new_state(params: Flat, model: ModelConfig, train: TrainConfig) -> TrainState:
+    """Return the state before the first step."""
+    trainable = {path: params[path] for path in trainable_paths(model, train.freeze)}
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer(train.optimizer, train.steps).init(trainable),
+        ema=None if train.ema_decay is None else trainable,
+    )
+
+
+def policy_params(state: TrainState) -> tree.Params:
+    """Return the parameters a policy uses: the averaged ones where there are any."""
+    return tree.nest({**state.params, **(state.ema or {})})
+
+
+def loss_and_metrics(
+    params: tree.Params, config: ModelConfig, batch: Batch, noise: Float[Array, "n b h a"], time: Float[Array, "n b"]
+) -> tuple[Float[Array, ""], Metrics]:
+    """Return the published loss, and beside it what makes it readable.
+
+    Metrics:
+        loss_real: The same over the robot's own dimensions inside the episode, without padding.
+        explained: 1 - loss / (loss of predicting zero velocity); near 0 means that nothing was learned.
+    """
+    predicted, target = pi05.predict(params, config, batch.observation, batch.actions, noise, time)
+    squared = jnp.square(predicted - target)
+    loss = squared.mean()
+    real = jnp.broadcast_to(batch.real, squared.shape)
+    return loss, {
+        "loss": loss,
+        "loss_real": jnp.where(real, squared, 0).sum() / real.sum(),
+        "explained": 1 - loss / jnp.square(target).mean(),
+    }
+
+
+def update(
+    state: TrainState,
+    batch: Batch,
+    noise: Float[Array, "n b h a"],
+    time: Float[Array, "n b"],
+    model: ModelConfig,
+    train: TrainConfig,
+) -> tuple[TrainState, Metrics]:
+    """Take one optimizer step on given noise and time."""
+    trainable = {path: state.params[path] for path in trainable_paths(model, train.freeze)}
+
+    def objective(trainable: Flat) -> tuple[Array, Metrics]:
+        return loss_and_metrics(tree.nest({**state.params, **trainable}), model, batch, noise, time)
+
+    gradients, metrics = jax.grad(objective, has_aux=True)(trainable)
+    changes, opt_state = optimizer(train.optimizer, train.steps).update(gradients, state.opt_state, trainable)
+    trainable = optax.apply_updates(trainable, changes)
+    params = {**state.params, **trainable}
+    metrics |= {
+        "grad_norm": optax.tree.norm(gradients),
+        "param_norm": optax.tree.norm(params),
+        "learning_rate": schedule(train.optimizer, train.steps)(state.step),
+    }
+    ema = None if state.ema is None else _average(state.ema, trainable, train.ema_decay)
+    return TrainState(state.step + 1, params, opt_state, ema), metrics
+
+
+def state_sharding(mesh: Mesh, model: ModelConfig, train: TrainConfig) -> TrainState:
+    """Return a TrainState of shardings, found from shapes alone."""
+    return jax.tree.map(
+        lambda array: sharding.fsdp_sharding(mesh, array, train.fsdp_min_bytes), abstract_state(model, train)
+    )
+
+
+def abstract_state(model: ModelConfig, train: TrainConfig) -> TrainState:
+    """Return the shapes and dtypes of a TrainState, allocating nothing."""
+    shapes = {path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for path, leaf in tree.leaves(model).items()}
+    return jax.eval_shape(lambda params: new_state(params, model, train), shapes)
+
+
+def make_step(
+    mesh: Mesh, model: ModelConfig, train: TrainConfig
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Return the compiled step; the state stays sharded on the mesh and its memory is reused."""
+    states = state_sharding(mesh, model, train)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(train.seed), state.step)
+        draws = train.draws_per_sample
+        noise, time = flow.draw(key, (draws * batch.actions.shape[0], *batch.actions.shape[1:]))
+        return update(
+            state,
+            batch,
+            noise.reshape(draws, *batch.actions.shape),
+            time.reshape(draws, batch.actions.shape[0]),
+            model,
+            train,
+        )
+
+    return jax.jit(
+        step,
+        in_shardings=(states, sharding.batch_sharding(mesh)),
+        out_shardings=(states, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def _average(ema: Flat, params: Flat, decay: float | None) -> Flat:
+    assert decay is not None
+    return jax.tree.map(lambda old, new: old * decay + new * (1 - decay), ema, params)

@@ -1,0 +1,76 @@
+"""The golden numbers: what the reference implementation computed on a small random model."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from pi05.config import GemmaConfig, ModelConfig, OptimizerConfig, TrainConfig, VitConfig
+from pi05.model import tree
+from pi05.observation import Observation
+
+DEFAULT = Path(__file__).parents[2].parent / "shared/golden/pi05_small"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One set of golden numbers, whatever its sizes."""
+
+    folder: Path
+    meta: dict
+    params: dict[str, np.ndarray]
+    inputs: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray]
+
+    def model(self, dtype: str = "float32", remat: bool = False) -> ModelConfig:
+        return ModelConfig(
+            vlm=GemmaConfig(**self.meta["vlm"]),
+            expert=GemmaConfig(**self.meta["expert"]),
+            vit=VitConfig(**self.meta["vit"]),
+            vocab_size=self.meta["vocab_size"],
+            action_dim=self.meta["action_dim"],
+            action_horizon=self.meta["action_horizon"],
+            max_token_len=self.meta["max_token_len"],
+            image_size=self.inputs[f"image/{self.meta['image_keys'][0]}"].shape[1],
+            dtype=dtype,
+            remat=remat,
+        )
+
+    def train(self) -> TrainConfig:
+        return TrainConfig(
+            steps=len(self.inputs["train_noise"]),
+            batch_size=self.meta["batch"],
+            optimizer=OptimizerConfig(**self.meta["optimizer"]),
+            ema_decay=self.meta["ema_decay"],
+        )
+
+    def nested(self) -> tree.Params:
+        return tree.nest(dict(self.params))
+
+    def observation(self) -> Observation:
+        keys = self.meta["image_keys"]
+        return Observation(
+            images={key: self.inputs[f"image/{key}"] for key in keys},
+            image_masks={key: self.inputs[f"image_mask/{key}"] for key in keys},
+            tokens=self.inputs["tokens"],
+            token_mask=self.inputs["token_mask"],
+        )
+
+
+@pytest.fixture(scope="session")
+def golden() -> Golden:
+    folder = Path(os.environ.get("PI05_GOLDEN", DEFAULT))
+    if not (folder / "meta.json").is_file():
+        pytest.skip(f"no golden numbers at {folder}; set PI05_GOLDEN to a folder of the form of pi05_small")
+
+    def load(name: str) -> dict[str, np.ndarray]:
+        with np.load(folder / name) as file:
+            return dict(file)
+
+    jax.config.update("jax_default_matmul_precision", "highest")
+    meta = json.loads((folder / "meta.json").read_text())
+    return Golden(folder, meta, load("params.npz"), load("inputs.npz"), load("outputs.npz"))
