@@ -22,8 +22,6 @@ from pi05.config import Convention
 from pi05.errors import ConfigError, nearest
 from pi05.tasks import Task
 
-ACTION_NAMES = (*(f"joint_{i}" for i in range(1, 8)), "gripper")
-"""Of an action (8,): 7 absolute joint targets in rad and the gripper, -1 closed to +1 open."""
 JOINT_NAMES = (*(f"joint_{i}" for i in range(1, 8)), "finger")
 """Of qpos[:8]: 7 joints in rad and the opening of one finger in m."""
 ROBOTS = ("panda", "panda_wristcam")
@@ -94,7 +92,7 @@ class Simulator:
 
     def reset(self, seed: int) -> StepInfo:
         """Build the scene anew from `seed`, so that an episode does not depend on those before it."""
-        with _inert_materials(), _quiet():
+        with inert_materials(), _quiet():
             _, info = self._env.reset(seed=seed, options={"reconfigure": True})
         return _step_info(info)
 
@@ -144,17 +142,9 @@ def make(task: Task, convention: Convention) -> Any:
     Raises:
         ConfigError: The convention asks for cameras, a robot or a rate that this simulator does not offer.
     """
-    if convention.cameras:
-        raise ConfigError(
-            f"cameras {', '.join(convention.cameras)} need rendering, which comes with the next version; "
-            "use preset tiny, or convention.cameras=() with convention.state=joints_and_poses"
-        )
-    if convention.robot not in ROBOTS:
-        raise ConfigError(
-            f"unknown robot {convention.robot!r}{nearest(convention.robot, ROBOTS)} Robots: {', '.join(ROBOTS)}"
-        )
+    check(convention)
     gymnasium = _maniskill()
-    with _inert_materials(), _quiet():
+    with inert_materials(), _quiet():
         env = gymnasium.make(
             task.env_id,
             robot_uids=convention.robot,
@@ -168,6 +158,19 @@ def make(task: Task, convention: Convention) -> Any:
         )
     _check_rate(env.unwrapped.control_freq, convention)
     return env
+
+
+def check(convention: Convention) -> None:
+    """Raise ConfigError when a convention asks for what this simulator does not offer; needs no ManiSkill."""
+    if convention.cameras:
+        raise ConfigError(
+            f"cameras {', '.join(convention.cameras)} need rendering, which comes with the next version; "
+            "use preset tiny, or convention.cameras=() with convention.state=joints_and_poses"
+        )
+    if convention.robot not in ROBOTS:
+        raise ConfigError(
+            f"unknown robot {convention.robot!r}{nearest(convention.robot, ROBOTS)} Robots: {', '.join(ROBOTS)}"
+        )
 
 
 def versions() -> dict[str, str]:
@@ -218,7 +221,7 @@ class _InertMaterial:
 
 
 @contextlib.contextmanager
-def _inert_materials() -> Iterator[None]:
+def inert_materials() -> Iterator[None]:
     """Let scenes be built without a Vulkan driver.
 
     The two classes are looked up in three modules; without a renderer their objects are made and thrown away, so

@@ -74,7 +74,8 @@ class Planner:
         folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.stem}."))
         try:
             recorder = _recorder(self._env, folder)
-            attempts = [self._attempt(recorder, seed) for seed in seeds]
+            with simulator.inert_materials():
+                attempts = [self._attempt(recorder, seed) for seed in seeds]
             _close(recorder)
             _publish(folder, out, attempts)
         finally:
@@ -90,9 +91,10 @@ class Planner:
             last = self._solve(recorder, seed=seed)
             steps = int(recorder.unwrapped.elapsed_steps[0])
             reason = _failure(last)
-        except Exception as error:  # noqa: BLE001  solvers raise whatever their libraries do
+        except Exception as error:  # solvers raise whatever their libraries do
             reason = f"{type(error).__name__}: {error}"
-        recorder.flush_trajectory(save=not reason)
+        if not reason:
+            recorder.flush_trajectory()  # else the next reset, which reconfigures, drops what was recorded
         attempt = Attempt(seed, not reason, steps, round(time.perf_counter() - begin, 3), reason)
         log.info("seed %d: %s, %d steps, %.2f s", seed, reason or "planned", steps, attempt.seconds)
         return attempt
@@ -108,7 +110,7 @@ def _solver(task: str) -> Callable[..., Any]:
 def _seed_libraries(seed: int) -> None:
     """Seed the global generators that a solver's libraries may draw from, so that a plan depends on its seed alone."""
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  global on purpose
+    np.random.seed(seed)
 
 
 def _failure(last: Any) -> str:
@@ -119,7 +121,7 @@ def _failure(last: Any) -> str:
 
 
 def _recorder(env: Any, folder: Path) -> Any:
-    """Return `env` wrapped so that flush_trajectory(save) keeps or drops the episode."""
+    """Return `env` wrapped so that flush_trajectory() writes the episode."""
     from mani_skill.utils.wrappers.record import RecordEpisode
 
     return RecordEpisode(

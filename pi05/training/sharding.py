@@ -1,5 +1,7 @@
 """Where arrays live: a mesh of devices, the FSDP rule for parameters and the split of a batch."""
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -9,17 +11,18 @@ from pi05.errors import ConfigError
 DATA, FSDP = "data", "fsdp"
 
 
-def make_mesh(fsdp_devices: int, batch_size: int) -> Mesh:
-    """Return all devices as a (data, fsdp) mesh.
+def make_mesh(fsdp_devices: int, batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Return devices as a (data, fsdp) mesh.
 
     Args:
         fsdp_devices: Devices that share one copy of the parameters; 0 means all.
         batch_size: Global batch, which must divide by the devices.
+        devices: None takes all there are.
 
     Raises:
         ConfigError: Devices, fsdp_devices and batch_size do not divide.
     """
-    devices = jax.devices()
+    devices = devices or jax.devices()
     total = len(devices)
     fsdp = fsdp_devices or total
     if total % fsdp:

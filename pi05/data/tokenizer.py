@@ -1,0 +1,115 @@
+"""Prompts to tokens: PaliGemma's SentencePiece file when one is given, else a small one that this module trains.
+
+The small tokenizer (tiny_tokenizer.model beside this file) is remade by `python -m pi05.data.tokenizer`. It knows the
+six sentences, printable ASCII, and each of the 257 state numbers as one token. Special ids are PaliGemma's.
+"""
+
+import io
+import string
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+from jaxtyping import Bool, Float, Int
+
+from pi05 import tasks
+from pi05.errors import DataError
+
+BINS = 256
+NUMBERS = range(-1, BINS)
+"""Bin indices of a normalised state; -1 is what np.digitize gives below the range."""
+TINY = Path(__file__).with_name("tiny_tokenizer.model")
+_PAD, _EOS, _BOS, _UNK = 0, 1, 2, 3
+_EDGES = np.linspace(-1, 1, BINS + 1)[:-1]
+
+
+class Tokenizer:
+    """A SentencePiece model and the prompt form of Pi0.5.
+
+    Args:
+        model: The serialised SentencePiece model.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        self.model = model
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise DataError(f"the tokenizer file of {len(model)} bytes is not a SentencePiece model") from error
+
+    @classmethod
+    def load(cls, path: Path) -> "Tokenizer":
+        """Read a SentencePiece file."""
+        try:
+            return cls(path.read_bytes())
+        except FileNotFoundError as error:
+            raise DataError(f"no tokenizer at {path}") from error
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+        return self._processor.vocab_size()
+
+    def encode(self, prompts: Sequence[str], length: int) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
+        """Return BOS and the prompts' tokens, cut or padded to `length`, and which of them exist."""
+        tokens = np.full((len(prompts), length), _PAD, np.int32)
+        mask = np.zeros((len(prompts), length), bool)
+        for row, ids in enumerate(self._processor.encode(list(prompts))):
+            kept = [self._processor.bos_id(), *ids][:length]
+            tokens[row, : len(kept)] = kept
+            mask[row, : len(kept)] = True
+        return tokens, mask
+
+    @cached_property
+    def number_tokens(self) -> Int[np.ndarray, " n"]:
+        """Ids of the tokens of NUMBERS; raise DataError when a number is not one token of its own."""
+        ids = [self._processor.piece_to_id(_piece(number)) for number in NUMBERS]
+        if self._processor.unk_id() in ids:
+            raise DataError(
+                "this tokenizer spells state numbers with several tokens; train.number_embedding=fourier needs the "
+                "small tokenizer (train.tokenizer left out)"
+            )
+        return np.array(ids)
+
+
+def prompts(sentence: str, states: Float[np.ndarray, "b d"] | None, rows: int) -> list[str]:
+    """Return the prompt of each of `rows` samples; `states` are normalised and not padded, None leaves them out."""
+    text = sentence.strip().replace("_", " ").replace("\n", " ")
+    if states is None:
+        return [f"Task: {text}, \nAction: "] * rows
+    bins = np.digitize(states, _EDGES) - 1
+    return [f"Task: {text}, State: {' '.join(map(str, row))};\nAction: " for row in bins.tolist()]
+
+
+def train_tiny() -> bytes:
+    """Train the small tokenizer on the six sentences; the same bytes every time."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([f"Task: {task.sentence}, State: ;Action: " for task in tasks.TASKS.values()]),
+        model_writer=model,
+        model_type="unigram",
+        vocab_size=512,
+        hard_vocab_limit=False,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        user_defined_symbols=["\n", *map(_piece, NUMBERS)],
+        required_chars=string.digits + string.ascii_letters + string.punctuation,
+        pad_id=_PAD,
+        eos_id=_EOS,
+        bos_id=_BOS,
+        unk_id=_UNK,
+        num_threads=1,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def _piece(number: int) -> str:
+    """Return how a number after a space is spelled in SentencePiece."""
+    return f"▁{number}"
+
+
+if __name__ == "__main__":
+    TINY.write_bytes(train_tiny())

@@ -1,0 +1,142 @@
+"""From the robot's numbers to the model's and back: one recipe for training and acting, so that they cannot drift.
+
+Order of work: actions relative to the state, quantile normalisation, prompt with the discretised state, padding.
+Everything is vectorised over a batch and touches no file, clock or device.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from pi05.config import Convention, ModelConfig
+from pi05.data.stats import DataStats, NormStats
+from pi05.data.tokenizer import Tokenizer, prompts
+from pi05.errors import ConfigError, DataError
+from pi05.observation import Observation, compact
+
+ACTION_NAMES = (*(f"joint_{i}" for i in range(1, 8)), "gripper")
+"""Seven joint targets in rad and the gripper in {-1 (closed), +1 (open)}."""
+_EPSILON = 1e-6
+
+State = Float[np.ndarray, "b d"]
+Chunk = Float[np.ndarray, "b h 8"]
+
+
+@dataclass(frozen=True)
+class DeltaJoints:
+    """Joint targets relative to the state at the chunk's start; the gripper stays absolute."""
+
+    joints: int = len(ACTION_NAMES) - 1
+
+    def apply(self, state: State, actions: Chunk) -> Chunk:
+        """Return relative actions."""
+        return self._shift(actions, -state)
+
+    def invert(self, state: State, actions: Chunk) -> Chunk:
+        """Return absolute actions."""
+        return self._shift(actions, state)
+
+    def _shift(self, actions: Chunk, by: State) -> Chunk:
+        shifted = actions.copy()
+        shifted[..., : self.joints] += by[:, None, : self.joints]
+        return shifted
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Map the 1 % to 99 % range to [-1, 1]."""
+
+    stats: NormStats
+
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        """Normalise the last axis."""
+        return (values - self._low) / self._range * 2 - 1
+
+    def invert(self, values: np.ndarray) -> np.ndarray:
+        """Undo `apply`."""
+        return (values + 1) / 2 * self._range + self._low
+
+    @property
+    def _low(self) -> np.ndarray:
+        return np.asarray(self.stats.q01)
+
+    @property
+    def _range(self) -> np.ndarray:
+        return np.asarray(self.stats.q99) - self._low + _EPSILON
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What stands between a dataset or a simulator and the model.
+
+    Attributes:
+        model: Sizes to pad to.
+        convention: Cameras, state and action form.
+        stats: Normalisation statistics.
+        tokenizer: Of the model.
+        sentence: The task's instruction.
+    """
+
+    model: ModelConfig
+    convention: Convention
+    stats: DataStats
+    tokenizer: Tokenizer
+    sentence: str
+
+    def __post_init__(self) -> None:
+        if self.tokenizer.vocab_size > self.model.vocab_size:
+            raise ConfigError(
+                f"the tokenizer has {self.tokenizer.vocab_size} tokens, model.vocab_size is {self.model.vocab_size}; "
+                "use one that is at least as large"
+            )
+        if self.model.action_dim < len(ACTION_NAMES):
+            raise ConfigError(f"model.action_dim {self.model.action_dim} cannot hold {len(ACTION_NAMES)} actions")
+        self._refuse_cut_prompts()
+
+    def observe(self, states: State, images: dict[str, UInt8[np.ndarray, "b h w 3"]]) -> Observation:
+        """Return what the model is given; `states` are normalised.
+
+        Args:
+            states: Of `normalise_state`, with or without noise.
+            images: One array a camera.
+        """
+        rows = len(states)
+        texts = prompts(self.sentence, states if self.convention.state_in_prompt else None, rows)
+        tokens, mask = self.tokenizer.encode(texts, self.model.max_token_len)
+        ordered = {name: images[name] for name in self.convention.cameras}
+        return compact(Observation(ordered, {name: np.ones(rows, bool) for name in ordered}, tokens, mask))
+
+    def normalise_state(self, states: State) -> State:
+        """Return states whose usual range is [-1, 1]."""
+        return Quantiles(self.stats.state).apply(states)
+
+    def encode_actions(self, states: State, actions: Chunk) -> Float[np.ndarray, "b h a"]:
+        """Return normalised actions, padded with zeros to the model's width."""
+        normalised = Quantiles(self.stats.actions).apply(relative_actions(self.convention, states, actions))
+        padding = self.model.action_dim - normalised.shape[-1]
+        return np.pad(normalised, ((0, 0), (0, 0), (0, padding))).astype(np.float32)
+
+    def decode_actions(self, states: State, predicted: Float[np.ndarray, "b h a"]) -> Chunk:
+        """Return the robot's actions for what the model predicted at `states` (not normalised)."""
+        actions = Quantiles(self.stats.actions).invert(predicted[..., : len(ACTION_NAMES)].astype(np.float64))
+        absolute = DeltaJoints().invert(states, actions) if self.convention.delta_joints else actions
+        return absolute.astype(np.float32)
+
+    def _refuse_cut_prompts(self) -> None:
+        """Refuse a max_token_len that would silently cut the state off the prompt."""
+        longest = np.full((1, len(self.stats.state.q01)), 0.99)
+        text = prompts(self.sentence, longest if self.convention.state_in_prompt else None, 1)
+        length = int(self.tokenizer.encode(text, 4096)[1].sum())
+        if length > self.model.max_token_len:
+            raise ConfigError(
+                f"a prompt of this task takes {length} tokens, model.max_token_len is {self.model.max_token_len}; "
+                f"use model.max_token_len={-(-length // 8) * 8}"
+            )
+
+
+def relative_actions(convention: Convention, states: State, actions: Chunk) -> Chunk:
+    """Return actions as the model predicts them, before normalisation."""
+    if states.ndim != 2 or actions.ndim != 3 or len(states) != len(actions):
+        raise DataError(f"states {states.shape} and actions {actions.shape} must be (b, d) and (b, h, 8)")
+    return DeltaJoints().apply(states, actions) if convention.delta_joints else actions

@@ -1,0 +1,124 @@
+"""Success of an evaluation: turns episodes into rates with their interval, and shards into one result.
+
+Pure: no simulator, clock or disk.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from pi05.errors import DataError
+
+_Z95 = 1.959963984540054
+"""Standard normal quantile of 97.5 %, so that the interval covers 95 %."""
+
+
+class Episode(BaseModel):
+    """One evaluated episode.
+
+    Attributes:
+        seed: Environment seed.
+        success_once: Whether the task was solved at some step.
+        success_at_end: Whether it was solved at the last step.
+        first_success_step: Steps until it was solved first, None when it never was.
+        steps: Control steps made.
+        distance: From object to goal at the end, in m.
+        flags: ManiSkill's other flags at the end.
+        tcp, object: Path of gripper and object, (steps + 1) points xyz in m, in mm resolution; for drawings.
+        goal: Where the object belongs at the start, xyz in m.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int
+    success_once: bool
+    success_at_end: bool
+    first_success_step: int | None
+    steps: int
+    distance: float
+    flags: dict[str, bool] = {}
+    tcp: tuple[tuple[float, float, float], ...] = ()
+    object: tuple[tuple[float, float, float], ...] = ()
+    goal: tuple[float, float, float]
+
+
+class Result(BaseModel):
+    """Episodes of an evaluation or of one shard, and whose they are.
+
+    Attributes:
+        policy: `checkpoint`, `oracle` or `untrained`.
+        checkpoint: Key of the checkpoint; None for the oracle.
+        execute_steps, sampling_steps, policy_seed: Settings the rate depends on.
+        limit: Control steps of every episode.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    v: Literal[1] = 1
+    task: str
+    policy: str
+    checkpoint: str | None
+    dataset: str
+    limit: int
+    execute_steps: int
+    sampling_steps: int
+    policy_seed: int
+    renderer: str
+    episodes: tuple[Episode, ...]
+
+
+def wilson(successes: int, trials: int, z: float = _Z95) -> tuple[float, float]:
+    """Return the Wilson score interval of a success rate, both ends in [0, 1].
+
+    With p = successes / trials and n = trials, the ends are
+    (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n).
+    Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927), 209-212.
+    """
+    if not 0 <= successes <= trials or trials == 0:
+        raise ValueError(f"{successes} successes of {trials} trials; trials must be positive and not fewer")
+    p = successes / trials
+    spread = z * math.sqrt(p * (1 - p) / trials + z**2 / (4 * trials**2))
+    centre, scale = p + z**2 / (2 * trials), 1 + z**2 / trials
+    low = 0.0 if successes == 0 else (centre - spread) / scale
+    high = 1.0 if successes == trials else (centre + spread) / scale
+    return low, high
+
+
+def summary(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Return the numbers of a result: rates in [0, 1], the 95 % interval of success_once, and episodes."""
+    once = sum(episode.success_once for episode in episodes)
+    low, high = wilson(once, len(episodes))
+    return {
+        "success_once": once / len(episodes),
+        "success_at_end": sum(episode.success_at_end for episode in episodes) / len(episodes),
+        "wilson_low": low,
+        "wilson_high": high,
+        "episodes": len(episodes),
+    }
+
+
+def merge(shards: Iterable[Result]) -> Result:
+    """Return one result of several shards, episodes in the order of their seeds.
+
+    Raises:
+        DataError: The shards are not of one evaluation, or an episode is in two of them.
+    """
+    results = list(shards)
+    if not results:
+        raise DataError("there is no result to merge; the evaluation has not finished a shard")
+    first = results[0]
+    for other in results[1:]:
+        for name in Result.model_fields.keys() - {"episodes"}:
+            if getattr(first, name) != getattr(other, name):
+                raise DataError(
+                    f"shards differ in {name}: {getattr(first, name)!r} and {getattr(other, name)!r}; "
+                    "they belong to different evaluations"
+                )
+    episodes = sorted((episode for result in results for episode in result.episodes), key=lambda episode: episode.seed)
+    for one, two in itertools.pairwise(episodes):
+        if one.seed == two.seed:
+            raise DataError(f"seed {one.seed} was evaluated by two shards; their ranges must not overlap")
+    return first.model_copy(update={"episodes": tuple(episodes)})

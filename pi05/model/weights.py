@@ -1,0 +1,136 @@
+"""Weight files in the published form, read and written: an Orbax PyTree with the parameters under the key `params`.
+
+Two forms are read: a released checkpoint, and one of a trainer that kept an extra key `value` at every leaf. Both are
+checked leaf by leaf against the sizes of the model before any array is loaded.
+"""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import Sharding
+
+from pi05.config import ModelConfig
+from pi05.errors import ConfigError, DataError
+from pi05.model import tree
+
+_SHOWN = 5
+"""Leaves named in an error; the rest are counted."""
+
+
+def write(folder: Path, params: tree.Params) -> None:
+    """Write parameters to `folder`, which must not exist, in the form of a released checkpoint."""
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(folder.absolute(), {"params": params})
+
+
+def read(folder: Path, config: ModelConfig, sharding: dict[str, Sharding] | None = None) -> dict[str, jax.Array]:
+    """Read parameters as float32, by path.
+
+    Args:
+        folder: The `params` folder of a checkpoint.
+        config: Sizes that the weights must have.
+        sharding: Where each parameter goes; None leaves them on the default device.
+
+    Raises:
+        DataError: Not an Orbax PyTree, or a leaf is missing, unknown, or of another shape or type.
+    """
+    found = _leaves(folder)
+    problems = check({path: shape for path, (_, shape) in found.items()}, config)
+    if problems:
+        shown = "; ".join(problems[:_SHOWN]) + (f"; and {len(problems) - _SHOWN} more" if problems[_SHOWN:] else "")
+        raise DataError(
+            f"the weights in {folder} do not fit the model ({len(problems)} leaves): {shown}. "
+            "Use the preset they were made with, or other weights"
+        )
+    keys = {path: key for path, (key, _) in found.items()}
+    loaded = _load(folder, keys, sharding)
+    return {path: loaded[path] for path in tree.leaves(config)}
+
+
+def check(found: dict[str, jax.ShapeDtypeStruct], config: ModelConfig) -> list[str]:
+    """Return every leaf that differs from the model's table, one sentence each; empty when all agree."""
+    expected = tree.leaves(config)
+    problems = [f"{path}: expected {list(leaf.shape)}, missing" for path, leaf in expected.items() if path not in found]
+    problems += [f"{path}: not a parameter of this model" for path in found if path not in expected]
+    for path in expected.keys() & found.keys():
+        shape, dtype = expected[path].shape, found[path].dtype
+        if tuple(found[path].shape) != shape:
+            problems.append(f"{path}: expected {list(shape)}, found {list(found[path].shape)}")
+        elif dtype not in (jnp.float32, jnp.bfloat16):
+            problems.append(f"{path}: expected float32 or bfloat16, found {dtype}")
+    return sorted(problems)
+
+
+def embed_numbers(
+    params: dict[str, jax.Array], tokens: np.ndarray, max_frequency: float
+) -> dict[str, jax.Array]:
+    """Replace the embeddings of the state numbers by Fourier features, smooth in the number.
+
+    A random table says nothing about the order of 256 numbers, and a model without pretraining first has to learn it.
+    Row i, before the scaling by sqrt(width), holds sin and cos of pi f x_i for x_i from -1 to 1 and frequencies f
+    spaced evenly up to `max_frequency`, so that x_i and x_(i+1) are neighbours.
+
+    Args:
+        params: All parameters by path.
+        tokens: Ids of the numbers' tokens in ascending order.
+        max_frequency: In half-turns over [-1, 1].
+    """
+    path = "PaliGemma/llm/embedder/input_embedding"
+    table = params[path]
+    width = table.shape[1]
+    if width % 2:
+        raise ConfigError(f"vlm.width {width} must be even for Fourier features")
+    x = np.linspace(-1, 1, len(tokens))[:, None]
+    frequency = np.linspace(max_frequency / (width // 2), max_frequency, width // 2)
+    features = np.concatenate([np.sin(np.pi * frequency * x), np.cos(np.pi * frequency * x)], axis=1)
+    return {**params, path: table.at[tokens].set(features * np.sqrt(2 / width))}
+
+
+def _leaves(folder: Path) -> dict[str, tuple[tuple[str, ...], jax.ShapeDtypeStruct]]:
+    """Return path -> (keys in the file, shape and dtype) of a checkpoint, from its metadata alone."""
+    if not (folder / "_METADATA").is_file():
+        raise DataError(f"{folder} is not an Orbax checkpoint: it has no _METADATA; expected <name>/params")
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            metadata = checkpointer.metadata(folder.absolute()).item_metadata.tree
+    except (ValueError, KeyError, OSError, json.JSONDecodeError) as error:
+        raise DataError(f"{folder} is a damaged Orbax checkpoint ({error}); fetch it again") from error
+    if set(metadata) != {"params"}:
+        raise DataError(f"{folder} holds {sorted(metadata)}, expected the parameters under the key 'params'")
+    found = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(metadata["params"])[0]:
+        keys = tuple(str(part.key) for part in path)
+        name = "/".join(keys[:-1] if keys[-1] == "value" else keys)
+        found[name] = (keys, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
+    return found
+
+
+def _load(
+    folder: Path, keys: dict[str, tuple[str, ...]], sharding: dict[str, Sharding] | None
+) -> dict[str, jax.Array]:
+    """Load every leaf as float32, straight to where it belongs."""
+
+    def argument(path: str) -> ocp.RestoreArgs:
+        if sharding is None:
+            return ocp.RestoreArgs(restore_type=np.ndarray, dtype=jnp.float32)
+        return ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=sharding[path], dtype=jnp.float32)
+
+    def nested(values: dict) -> dict:
+        return {"params": tree.nest({"/".join(keys[path]): value for path, value in values.items()})}
+
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            loaded = checkpointer.restore(
+                folder.absolute(),
+                args=ocp.args.PyTreeRestore(
+                    item=nested(dict.fromkeys(keys, 0)), restore_args=nested({path: argument(path) for path in keys})
+                ),
+            )
+    except (ValueError, OSError) as error:
+        raise DataError(f"{folder} is a damaged Orbax checkpoint ({error}); fetch it again") from error
+    flat = tree.flatten(loaded["params"])
+    return {path: jnp.asarray(flat["/".join(keys[path])]) for path in keys}

@@ -1,0 +1,170 @@
+"""Training state to checkpoints and back, exactly.
+
+    checkpoints/<step>/
+        params/              what a policy uses (averaged weights where they are kept), in the published form
+        train_state/         what only training needs: step, optimizer moments, the weights that are not averaged
+        assets/<id>/norm_stats.json
+        assets/tokenizer.model
+        assets/pi05.json     CheckpointMeta
+        MANIFEST.json        sizes and checksums, written last
+
+Resuming, in this order: the newest complete checkpoint is found; its checksums are verified; its sizes and settings
+are compared with the job's; parameters and state are read straight onto the devices; the data order goes on from the
+step number.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pi05.config import Convention, ModelConfig, TrainConfig, explain
+from pi05.data import stats
+from pi05.data.tokenizer import Tokenizer
+from pi05.data.transforms import Recipe
+from pi05.errors import ConfigError, DataError
+from pi05.model import tree, weights
+from pi05.storage import RunPaths, Storage
+from pi05.training import step as training
+from pi05.training.step import TrainState
+
+ASSET_ID = "maniskill"
+META = "assets/pi05.json"
+TOKENIZER = "assets/tokenizer.model"
+RESULT_FREE = {"log_every", "save_every", "keep_every", "patience", "fsdp_devices", "fsdp_min_bytes"}
+"""Training settings that may change when a run resumes, because the numbers do not depend on them."""
+
+
+class CheckpointMeta(BaseModel):
+    """What a checkpoint says of itself, so that nothing has to be guessed when it is used.
+
+    Attributes:
+        v: Version of the form.
+        run, task, sentence, step: Where the checkpoint comes from.
+        dataset: Key of the dataset it was trained on.
+        convention: Cameras, state and action form.
+        renderer: Renderer of the training images, or `none`.
+        demo_seeds: Environment seeds seen in training.
+        model, train: All sizes and settings.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    v: Literal[1] = 1
+    run: str
+    task: str
+    sentence: str
+    step: int
+    dataset: str
+    convention: Convention
+    renderer: str
+    demo_seeds: tuple[int, ...]
+    model: ModelConfig
+    train: TrainConfig
+
+
+def save(storage: Storage, key: str, state: TrainState, recipe: Recipe, meta: CheckpointMeta) -> None:
+    """Write one checkpoint; it appears whole or not at all."""
+    with storage.stage(key) as folder:
+        weights.write(folder / "params", training.policy_params(state))
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            checkpointer.save((folder / "train_state").absolute(), _beside_params(state))
+        stats.write(folder / "assets" / ASSET_ID, recipe.stats)
+        (folder / TOKENIZER).write_bytes(recipe.tokenizer.model)
+        (folder / META).write_text(meta.model_dump_json(indent=1))
+
+
+def restore(
+    folder: Path, mesh: Mesh, model: ModelConfig, train: TrainConfig
+) -> TrainState:
+    """Read a verified checkpoint onto the mesh, on as many devices as it has."""
+    check_settings(folder, model, train)
+    sharding = training.state_sharding(mesh, model, train)
+    params = weights.read(folder / "params", model, sharding.params)
+    target = _beside_params(
+        jax.tree.map(
+            lambda array, place: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place),
+            training.abstract_state(model, train),
+            sharding,
+        )
+    )
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        beside = checkpointer.restore(
+            (folder / "train_state").absolute(),
+            args=ocp.args.PyTreeRestore(item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target)),
+        )
+    ema = None if train.ema_decay is None else {path: params[path] for path in beside["trainable"]}
+    return TrainState(beside["step"], {**params, **(beside["trainable"] or {})}, beside["opt_state"], ema)
+
+
+def steps(storage: Storage, run: str) -> list[int]:
+    """Return the steps of a run's complete checkpoints, ascending."""
+    paths = RunPaths(run)
+    names = [name for name in storage.children(paths.checkpoints) if name.isdigit()]
+    return sorted(int(name) for name in names if storage.exists(paths.checkpoint(int(name))))
+
+
+def find(storage: Storage, run: str, step: int | None) -> int:
+    """Return `step`, or the newest one; raise DataError listing what there is when it does not exist."""
+    found = steps(storage, run)
+    if not found:
+        raise DataError(f"run {run} has no complete checkpoint in {storage.url}; train it first")
+    if step is not None and step not in found:
+        raise DataError(f"run {run} has no checkpoint {step}; there are {', '.join(map(str, found))}")
+    return found[-1] if step is None else step
+
+
+def superseded(saved: Iterable[int], keep_every: int) -> list[int]:
+    """Return the steps that retention deletes: all but the last and the multiples of `keep_every`."""
+    ordered = sorted(saved)
+    return [step for step in ordered[:-1] if step % keep_every]
+
+
+def read_meta(folder: Path) -> CheckpointMeta:
+    """Read what a checkpoint says of itself."""
+    path = folder / META
+    try:
+        return CheckpointMeta.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{folder} is no checkpoint of this project: {META} is missing") from error
+    except ValidationError as error:
+        raise DataError(f"{path} is not of this version: {explain(error)}") from error
+
+
+def read_recipe(folder: Path, meta: CheckpointMeta) -> Recipe:
+    """Return the transforms a checkpoint was trained with."""
+    return Recipe(
+        model=meta.model,
+        convention=meta.convention,
+        stats=stats.read(folder / "assets" / ASSET_ID),
+        tokenizer=Tokenizer.load(folder / TOKENIZER),
+        sentence=meta.sentence,
+    )
+
+
+def check_settings(folder: Path, model: ModelConfig, train: TrainConfig) -> None:
+    """Raise ConfigError when a checkpoint was made with settings that would change the numbers of a resumed run."""
+    meta = read_meta(folder)
+    found = {"model": meta.model.model_dump(), "train": meta.train.model_dump(exclude=RESULT_FREE)}
+    wanted = {"model": model.model_dump(), "train": train.model_dump(exclude=RESULT_FREE)}
+    different = [
+        f"{section}.{name} {json.dumps(value)} (job: {json.dumps(wanted[section][name])})"
+        for section, values in found.items()
+        for name, value in values.items()
+        if value != wanted[section][name]
+    ]
+    if different:
+        raise ConfigError(
+            f"checkpoint {folder.name} was made with other settings: {'; '.join(different)}. Submit a new run"
+        )
+
+
+def _beside_params(state: TrainState) -> dict:
+    """Return what `params` does not hold; without averaging it holds the trainable weights already."""
+    trainable = None if state.ema is None else {path: state.params[path] for path in state.ema}
+    return {"step": state.step, "opt_state": state.opt_state, "trainable": trainable}

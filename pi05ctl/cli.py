@@ -1,0 +1,446 @@
+"""The commands of pi05ctl: each parses its words, calls the controller once, prints, and sets the exit code.
+
+stdout is for data, stderr for people. Imports inside functions are on purpose: `--help` loads no pydantic and no rich.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pi05.errors import JobError
+from pi05.tasks import TASKS
+from pi05ctl.errors import (
+    INTERRUPTED,
+    CtlError,
+    FailedWhileWaiting,
+    RunFailed,
+    TargetError,
+    UsageError,
+    WaitTimeout,
+    exit_code,
+)
+
+if TYPE_CHECKING:
+    from pi05ctl.controller import Controller
+    from pi05ctl.render import Rendered
+    from pi05ctl.status import RunStatus
+    from pi05ctl.targets.local import Submission
+
+WATCH_EVERY = 1.0
+
+app = typer.Typer(
+    name="pi05ctl",
+    help="Train and evaluate Pi0.5 robot policies on ManiSkill tasks.\n\n"
+    "pi05ctl submit pipeline pushcube --follow makes demonstrations, trains on them and evaluates the policy.",
+    epilog="Exit codes: 0 done, 1 the run failed, 2 usage, 3 target, storage or network, "
+    "124 wait timed out, 125 the run failed while waiting, 130 Ctrl-C (the run goes on).",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+class Output(StrEnum):
+    """Form of what goes to stdout."""
+
+    text = "text"
+    json = "json"
+
+
+KindArgument = Annotated[
+    str, typer.Argument(metavar="KIND", help="demos, train, eval, or pipeline (the three in order).")
+]
+TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help=f"{', '.join(TASKS)}, or all.")]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's name, a unique beginning of it, or a task (its newest run).")
+]
+TargetOption = Annotated[
+    str | None,
+    typer.Option("--target", metavar="NAME", help="Where it runs: local, this machine. (cluster comes later.)"),
+]
+PresetOption = Annotated[
+    str | None,
+    typer.Option("--preset", metavar="NAME", help="tiny (CPU; local's default), small (one GPU) or full (8 GPUs)."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Replace a value of the preset: train.steps=1000. Repeatable."),
+]
+OfOption = Annotated[
+    str | None, typer.Option("--of", metavar="RUN", help="eval: this training run, with the options it had.")
+]
+AgainOption = Annotated[bool, typer.Option("--again", help="Make a new run even though one with these values exists.")]
+FollowOption = Annotated[bool, typer.Option("--follow", help="Show progress until it ends. Ctrl-C leaves it running.")]
+OutputOption = Annotated[Output, typer.Option("-o", "--output", help="Form of the output.")]
+
+
+@app.command()
+def submit(
+    kind: KindArgument,
+    task: TaskArgument,
+    target: TargetOption = None,
+    preset: PresetOption = None,
+    set_: SetOption = None,
+    of: OfOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print job.json and start nothing.")] = False,
+    follow: FollowOption = False,
+    again: AgainOption = False,
+    output: OutputOption = Output.text,
+) -> None:
+    """Start a run, or find that it is running or done.
+
+    The same values are the same run, however they are spelled, so submitting twice is harmless.
+    """
+    controller = _controller()
+    runs = _render(controller, kind, task, target, preset, set_, of, again)
+    if dry_run:
+        _print_jobs(runs)
+        return
+    _after_submission(controller, controller.submit(runs), follow, output)
+
+
+@app.command()
+def render(
+    kind: KindArgument,
+    task: TaskArgument,
+    target: TargetOption = None,
+    preset: PresetOption = None,
+    set_: SetOption = None,
+    of: OfOption = None,
+    again: AgainOption = False,
+) -> None:
+    """Print the job.json that submit would write."""
+    _print_jobs(_render(_controller(), kind, task, target, preset, set_, of, again))
+
+
+@app.command()
+def status(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="One run; without it, all.")] = None,
+    watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on showing it; Ctrl-C ends that.")] = False,
+    output: OutputOption = Output.text,
+) -> None:
+    """Show how runs stand.
+
+    Progress, speed, time left, age, and why one waits or failed.
+    """
+    controller = _controller()
+    name = controller.find(run) if run else None
+
+    def look() -> "list[RunStatus]":
+        if name:
+            return controller.with_stages(name)
+        statuses, damaged = controller.statuses()
+        for problem in damaged:
+            _say(problem)
+        return statuses
+
+    if watch:
+        _watch(look, output, until_ended=name is not None)
+        return
+    statuses = look()
+    if not statuses and output is Output.text:
+        _say(f"no runs in {controller.storage.url} yet; start one: pi05ctl submit pipeline pushcube")
+    _print_statuses(statuses, output)
+
+
+@app.command()
+def logs(
+    run: RunArgument,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False,
+) -> None:
+    """Print what a run printed."""
+    controller = _controller()
+    name = controller.find(run)
+    at = _print_log(controller, name, 0)
+    if not at and not follow:
+        _say(f"{name} has not printed anything yet")
+    for stage in controller.with_stages(name)[1:]:
+        _say(f"its stage {stage.run} is {stage.state}: pi05ctl logs {stage.run}")
+    while follow:
+        ended = controller.status(name).ended
+        at = _print_log(controller, name, at)
+        if ended:
+            return
+        time.sleep(0.2)
+
+
+@app.command()
+def wait(
+    run: RunArgument,
+    timeout: Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="Give up after this.")] = None,
+    output: OutputOption = Output.text,
+) -> None:
+    """Wait until a run ends. Exit code 0: done, 124: timeout, 125: it failed or was cancelled."""
+    from pi05ctl.follow import follow
+
+    controller = _controller()
+    name = controller.find(run)
+    ended = follow(controller.looker([name]), time.monotonic, time.sleep, timeout)
+    if ended is None:
+        raise WaitTimeout(f"{name} is still {controller.status(name).state} after {timeout:g} s; it goes on")
+    _print_statuses(ended, output)
+    for end in ended:
+        if end.state != "Done":
+            raise FailedWhileWaiting(_failure(end))
+
+
+@app.command()
+def cancel(
+    run: RunArgument,
+    now: Annotated[bool, typer.Option("--now", help="Kill it without saving what it did since it last saved.")] = False,
+) -> None:
+    """End a run. It saves first; resume goes on from there."""
+    controller = _controller()
+    name = controller.find(run)
+    if not now:
+        _say(f"{name}: waiting until it has saved (--now does not)")
+    if not controller.target.cancel(name, now):
+        _say(f"{name} is not running: it is {controller.status(name).state}")
+        return
+    _say(f"{name} is {controller.status(name).state}; to go on: pi05ctl resume {name}")
+
+
+@app.command()
+def resume(run: RunArgument, follow: FollowOption = False, output: OutputOption = Output.text) -> None:
+    """Start a run again from where it stopped."""
+    controller = _controller()
+    _after_submission(controller, [controller.resume(controller.find(run))], follow, output)
+
+
+@app.command()
+def results(output: OutputOption = Output.text) -> None:
+    """Show the success rates of finished evaluations."""
+    from pi05ctl import report
+
+    controller = _controller()
+    found = report.results(controller.results())
+    if output is Output.json:
+        _out(report.results_json(found))
+    elif found:
+        _table(report.RESULTS_HEADER, [report.result_row(result) for result in found])
+    else:
+        _say(f"no finished evaluation in {controller.storage.url} yet; make one: pi05ctl submit pipeline pushcube")
+
+
+@app.command("report")
+def report_(run: RunArgument) -> None:
+    """Write a run's page and print where it is.
+
+    Loss curve, success with its interval, episodes and configuration, in one HTML file.
+    """
+    from pi05ctl import page
+
+    controller = _controller()
+    _out(page.write(controller.target, controller.find(run), time.time()) + "\n")
+
+
+def main() -> None:
+    """Run the command line: every foreseen error is one line on stderr and an exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code."""
+    try:
+        code = app(args=list(arguments) or ["--help"], prog_name="pi05ctl", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except (CtlError, JobError) as error:
+        _say(str(error))
+        return exit_code(error)
+    except typer.TyperException as error:
+        _say(_usage(error))
+        return UsageError.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except OSError as error:
+        _say(str(error))
+        return TargetError.exit_code
+
+
+def _usage(error: typer.TyperException) -> str:
+    """Return Typer's complaint as one line in our words."""
+    near: Sequence[str] | None = getattr(error, "possibilities", None)
+    text = str(getattr(error, "message", "")) if near else error.format_message()
+    if near:
+        text = f"{text.rstrip('.')}; did you mean {near[0]!r}?"
+    return f"{text} (pi05ctl --help lists what there is)"
+
+
+def _controller() -> "Controller":
+    """Return the controller of the settings that hold here."""
+    import os
+
+    from pi05ctl import settings
+    from pi05ctl.controller import Controller
+
+    found = settings.load(Path.cwd(), os.environ, Path(sys.executable))
+    if found.origin == settings.VARIABLE:
+        _say(f"storage {found.storage} (from {found.origin})")
+    return Controller(found)
+
+
+def _render(
+    controller: "Controller",
+    kind: str,
+    task: str,
+    target: str | None,
+    preset: str | None,
+    assignments: list[str] | None,
+    of: str | None,
+    again: bool,
+) -> "list[Rendered]":
+    from pi05ctl.controller import Request
+
+    return controller.render(Request(kind, task, target, preset, assignments or (), of, again))
+
+
+def _print_jobs(runs: "Sequence[Rendered]") -> None:
+    """Print job.json as it would be written, byte for byte."""
+    for job in runs:
+        _out(job.job_json.decode())
+
+
+def _after_submission(
+    controller: "Controller", submissions: "Sequence[Submission]", follow: bool, output: Output
+) -> None:
+    """Say what became of a submission, and follow it when asked to."""
+    if output is Output.text:
+        for submission in submissions:
+            _out(_describe(controller, submission, follow))
+    elif not follow:
+        from pi05ctl.report import submissions_json
+
+        _out(submissions_json([(s.run, s.outcome) for s in submissions], controller.storage.url))
+    if follow:
+        _follow(controller, [submission.run for submission in submissions], output)
+
+
+def _describe(controller: "Controller", submission: "Submission", follow: bool) -> str:
+    """Return what a person wants to know after a submission."""
+    run = submission.run
+    words = {
+        "started": "started",
+        "resumed": "started again; it goes on from what it had saved",
+        "running": "is running already",
+        "done": "is done already; --again makes a new one",
+    }
+    lines = [f"{run}  {words[submission.outcome]}", f"  writes  {controller.storage.url}/runs/{run}"]
+    if submission.outcome != "done" and not follow:
+        lines += [f"  state   pi05ctl status {run} -w", f"  follow  pi05ctl logs {run} -f"]
+    return "\n".join(lines) + "\n"
+
+
+def _follow(controller: "Controller", runs: list[str], output: Output) -> None:
+    """Show progress until the runs end; raise RunFailed when one did not succeed."""
+    from pi05ctl.follow import display, follow
+
+    try:
+        with display(time.monotonic) as show:
+            ended = follow(controller.looker(runs), time.monotonic, time.sleep, show=show) or ()
+    except KeyboardInterrupt:
+        going = " ".join(runs)
+        _say(f"{going} goes on. Watch: pi05ctl status {runs[0]} -w   End: pi05ctl cancel {runs[0]}")
+        raise
+    if output is Output.json:
+        _print_statuses(ended, output)
+    else:
+        for end in ended:
+            _out(_ending(controller, end))
+    failed = [end for end in ended if end.state != "Done"]
+    if failed:
+        raise RunFailed("; ".join(_failure(end) for end in failed))
+
+
+def _ending(controller: "Controller", end: "RunStatus") -> str:
+    """Return how a run ended: its number and its report."""
+    from pi05ctl import report
+
+    number = report.metric(end)
+    lines = [f"{end.run}  {end.state}" + (f"  {number}" if number else "")]
+    page = f"runs/{end.run}/report/index.html"
+    if end.state == "Done" and controller.storage.exists(page):
+        lines.append(f"  report  {controller.storage.url}/{page}")
+    return "\n".join(lines) + "\n"
+
+
+def _failure(end: "RunStatus") -> str:
+    """Return why a run ended without success and what to do."""
+    why = f": {end.why}" if end.why else ""
+    remedy = f" ({end.remedy})" if end.remedy else ""
+    return f"{end.run} is {end.state}{why}{remedy}"
+
+
+def _watch(look: "Callable[[], list[RunStatus]]", output: Output, until_ended: bool) -> None:
+    """Show statuses again and again: in place on a terminal, elsewhere whenever something changed."""
+    if output is Output.text and sys.stdout.isatty():
+        from rich.console import Console
+        from rich.live import Live
+
+        from pi05ctl.report import HEADER, rich_table, row
+
+        with Live(console=Console(), auto_refresh=False) as live:
+            _repeat(look, lambda s: live.update(rich_table(HEADER, map(row, s)), refresh=True), until_ended)
+        return
+    _repeat(look, lambda s: _print_statuses(s, output), until_ended)
+
+
+def _repeat(
+    look: "Callable[[], list[RunStatus]]", show: "Callable[[list[RunStatus]], None]", until_ended: bool
+) -> None:
+    """Show what is new until the runs have ended (or forever)."""
+    before: object = None
+    while True:
+        statuses = look()
+        news = [(s.run, s.state, s.step, s.why) for s in statuses]
+        if news != before or sys.stdout.isatty():
+            show(statuses)
+            sys.stdout.flush()
+        before = news
+        if until_ended and all(s.ended for s in statuses[:1]):
+            return
+        time.sleep(WATCH_EVERY)
+
+
+def _print_statuses(statuses: "Sequence[RunStatus]", output: Output) -> None:
+    from pi05ctl.report import HEADER, row, status_json
+
+    if output is Output.json:
+        _out(status_json(statuses))
+    elif statuses:
+        _table(HEADER, [row(status) for status in statuses])
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: coloured on a terminal, aligned text elsewhere."""
+    from pi05ctl.report import rich_table, text_table
+
+    if not sys.stdout.isatty():
+        _out(text_table(header, rows))
+        return
+    from rich.console import Console
+
+    Console().print(rich_table(header, rows))
+
+
+def _print_log(controller: "Controller", run: str, start: int) -> int:
+    """Print a log from byte `start` on and return where it ends."""
+    data = controller.target.log(run, start)
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+    return start + len(data)
+
+
+def _out(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _say(text: str) -> None:
+    """Write one line for people."""
+    sys.stderr.write(f"pi05ctl: {' '.join(text.split())}\n")

@@ -1,0 +1,200 @@
+"""What the commands do, without words and exit codes: submit, find, look, wait, cancel, resume."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pi05 import tasks
+from pi05.errors import nearest
+from pi05.storage import RunPaths, Storage
+from pi05ctl import inputs, results, status
+from pi05ctl.errors import TargetError, UsageError, unknown
+from pi05ctl.follow import Look
+from pi05ctl.render import Local, Rendered, render, stages
+from pi05ctl.results import Evaluation
+from pi05ctl.settings import Settings
+from pi05ctl.spec import DEFAULT_PRESET, KINDS, Kind, RunSpec, parse_assignment
+from pi05ctl.status import RunStatus
+from pi05ctl.targets.local import LocalTarget, Submission
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Request:
+    """The words of a submission, as typed.
+
+    Attributes:
+        kind, task: What; `all` is every task.
+        target, preset: Where and of which size; None takes the default.
+        assignments: `section.field=value`, a later one of the same path counts.
+        of: For an evaluation: the training run.
+        again: Whether a run of the same values is wanted in spite of the one that exists.
+    """
+
+    kind: str
+    task: str
+    target: str | None = None
+    preset: str | None = None
+    assignments: Sequence[str] = ()
+    of: str | None = None
+    again: bool = False
+
+
+class Controller:
+    """The runs of one storage on one target.
+
+    Args:
+        settings: Where runs live and what runs them.
+        clock: Seconds since 1970.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+        self.settings, self._clock = settings, clock
+        self.storage = Storage(settings.storage)
+        local = Local(python=settings.python, jobs_at_once=settings.jobs_at_once)
+        self.target = LocalTarget(self.storage, local, clock)
+
+    def render(self, request: Request) -> list[Rendered]:
+        """Return the runs that a request names; refuse words that mean nothing, with the nearest that do."""
+        kind = _kind(request.kind)
+        target = _target(request.target or self.settings.target)
+        names = list(tasks.TASKS) if request.task == ALL else [_task(request.task)]
+        if request.of is not None and (kind != "eval" or request.task == ALL):
+            raise UsageError("--of names the training run of one evaluation; use it with: submit eval TASK")
+        overrides = dict(parse_assignment(text) for text in request.assignments)
+        specs = [self._spec(request, kind, task, target, overrides) for task in names]
+        return [self._render(spec, request.again) for spec in specs]
+
+    def submit(self, runs: Sequence[Rendered]) -> list[Submission]:
+        """Start runs; those that are running or done are left alone. All of them could start, or none is started."""
+        if len(runs) > 1:
+            new = [run for run in runs if not self.storage.exists(RunPaths(run.run).spec)]
+            problems = [text for run in new if (text := inputs.missing(run, self.storage))]
+            if problems:
+                raise UsageError("; ".join(problems))
+        return [self.target.submit(run) for run in runs]
+
+    def resume(self, run: str) -> Submission:
+        """Start a run again from where it stopped, with the job.json it had."""
+        return self.target.submit(self.target.load(run))
+
+    def find(self, name: str) -> str:
+        """Return the run of this name, of this unique prefix, or the newest of this task.
+
+        Of a task, a run that a pipeline submitted gives way to the pipeline.
+        """
+        runs = self.target.runs()
+        if name in runs:
+            return name
+        if name in tasks.TASKS:
+            return self._newest(name, runs)
+        matches = [run for run in runs if run.startswith(name)]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            some = ", ".join(matches[:5]) + (", ..." if len(matches) > 5 else "")
+            raise UsageError(f"{name!r} is the beginning of {len(matches)} runs: {some}")
+        hint = nearest(name, [*runs, *tasks.TASKS])
+        raise UsageError(f"there is no run {name!r} in {self.storage.url}{hint}")
+
+    def status(self, run: str) -> RunStatus:
+        """Return how one run stands."""
+        snapshot = self.target.snapshot(run)
+        if snapshot is None:
+            return self._not_yet(run)
+        return status.fold(snapshot, self._clock())
+
+    def statuses(self) -> tuple[list[RunStatus], list[str]]:
+        """Return how every run stands, the newest first, and complaints about those that cannot be read."""
+        found: list[RunStatus] = []
+        damaged: list[str] = []
+        for run in self.target.runs():
+            try:
+                found.append(self.status(run))
+            except TargetError as error:
+                damaged.append(str(error))
+        found.sort(key=lambda s: s.created or 0.0, reverse=True)
+        return status.annotate(found), damaged
+
+    def with_stages(self, run: str) -> list[RunStatus]:
+        """Return how a run stands and, for a pipeline, each of its stages."""
+        names = [run, *(stage.run for stage in stages(self.target.load(run)))]
+        return status.annotate([self.status(name) for name in names])
+
+    def looker(self, runs: Sequence[str]) -> Look:
+        """Return what tells how runs stand, and what to show of them: of a pipeline its stages."""
+        below = {run: [stage.run for stage in stages(self.target.load(run))] for run in runs}
+
+        def look() -> tuple[list[RunStatus], list[RunStatus]]:
+            own = [self.status(run) for run in runs]
+            shown = [s for status in own for s in self._shown(status, below[status.run])]
+            return own, shown
+
+        return look
+
+    def results(self) -> list[tuple[RunStatus, Evaluation]]:
+        """Return every finished evaluation with its episodes."""
+        done = [s for s in self.statuses()[0] if s.kind == "eval" and s.state == "Done"]
+        return [(s, results.read(self.storage, s.run)) for s in done]
+
+    def _shown(self, own: RunStatus, below: Sequence[str]) -> list[RunStatus]:
+        return [self.status(run) for run in below] if below else [own]
+
+    def _spec(self, request: Request, kind: Kind, task: str, target: str, overrides: dict[str, Any]) -> RunSpec:
+        """Return the spec of one task."""
+        if request.of is None:
+            preset = request.preset or DEFAULT_PRESET[target]
+            return RunSpec(kind=kind, task=task, preset=preset, target=target, overrides=overrides)
+        base = self.target.load(self.find(request.of)).spec
+        if base.kind != "train" or base.task != task:
+            raise UsageError(f"--of {request.of} is a {base.kind} run of {base.task}, not the training of {task}")
+        if request.preset not in (None, base.preset):
+            raise UsageError(f"--of {request.of} was trained with --preset {base.preset}; leave --preset out")
+        name = self.find(request.of)
+        together = {**base.overrides, **overrides}
+        return RunSpec(kind=kind, task=task, preset=base.preset, target=target, overrides=together, train_run=name)
+
+    def _render(self, spec: RunSpec, again: bool) -> Rendered:
+        """Return the run of a spec; `again` means the first name that is not taken."""
+        run = render(spec, self.settings)
+        while again and self.storage.exists(RunPaths(run.run).spec):
+            spec = spec.model_copy(update={"again": spec.again + 1})
+            run = render(spec, self.settings)
+        return run
+
+    def _newest(self, task: str, runs: Sequence[str]) -> str:
+        """Return the newest run of a task that nobody's pipeline submitted."""
+        snapshots = [self.target.snapshot(run) for run in runs if run.split("-")[1:2] == [task]]
+        found = [snapshot for snapshot in snapshots if snapshot is not None]
+        if not found:
+            raise UsageError(f"there is no run of {task} yet; start one: pi05ctl submit pipeline {task}")
+        asked_for = [snapshot for snapshot in found if snapshot.parent is None]
+        return max(asked_for or found, key=lambda snapshot: snapshot.created).run
+
+    def _not_yet(self, run: str) -> RunStatus:
+        """Return the status of a stage whose turn has not come."""
+        kind, task, *_ = run.split("-")
+        return RunStatus(run=run, task=task, kind=kind, state="Pending", why="its turn has not come")
+
+
+def _kind(name: str) -> Kind:
+    for kind in KINDS:
+        if name == kind:
+            return kind
+    raise unknown("kind of run", name, KINDS)
+
+
+def _task(name: str) -> str:
+    if name in tasks.TASKS:
+        return name
+    raise unknown("task", name, [*tasks.TASKS, ALL])
+
+
+def _target(name: str) -> str:
+    if name == "cluster":
+        raise UsageError("--target cluster comes with a later version; this one runs on this machine (--target local)")
+    if name not in DEFAULT_PRESET:
+        raise unknown("target", name, list(DEFAULT_PRESET))
+    return name

@@ -1,0 +1,67 @@
+"""What a job reads and what it makes: is the one there before it is started, and the other after it said it is done?
+
+A missing dataset is refused here in a second instead of in a process that has loaded a simulator first.
+"""
+
+from pathlib import Path
+
+from pi05.config import DemosJob, EvalJob, TrainJob
+from pi05.storage import RunPaths, Storage
+from pi05ctl.render import PipelineJob, Rendered
+
+
+def missing(run: Rendered, storage: Storage) -> str | None:
+    """Return what the run needs and does not find, with the remedy; None when all is there."""
+    job, spec = run.job, run.spec
+    if isinstance(job, PipelineJob):
+        return _missing_weights(job.stages[1], storage) or _missing_planner(job.stages[0], storage)
+    if isinstance(job, DemosJob):
+        return _missing_planner(job, storage)
+    if not storage.exists(job.dataset):
+        return f"there is no dataset {job.dataset} yet; make it: {spec.command('demos')}"
+    if isinstance(job, TrainJob):
+        return _missing_weights(job, storage)
+    if job.eval.policy != "oracle":
+        return _missing_checkpoint(run, job, storage)
+    return None
+
+
+def made(run: Rendered, storage: Storage) -> bool:
+    """Return whether what the run makes is in storage (it may have been deleted since)."""
+    job = run.job
+    if isinstance(job, DemosJob):
+        return storage.exists(job.dataset)
+    if isinstance(job, TrainJob):
+        return storage.exists(RunPaths(job.run).checkpoint(job.train.steps))
+    if isinstance(job, EvalJob):
+        return bool(storage.children(RunPaths(job.run).results))
+    return True
+
+
+def _missing_planner(job: DemosJob, storage: Storage) -> str | None:
+    if storage.exists(job.dataset) or Path(job.planner_python).exists():
+        return None
+    return (
+        f"the planner's interpreter {job.planner_python} does not exist; scripts/quickstart sets it up, "
+        "and planner_python in pi05.toml names another one"
+    )
+
+
+def _missing_weights(job: TrainJob, storage: Storage) -> str | None:
+    names = [name for name in (job.train.weights, job.train.tokenizer) if name]
+    absent = [f"weights/{name}" for name in names if not storage.exists(f"weights/{name}")]
+    if not absent:
+        return None
+    return f"{storage.url} has no {' and no '.join(absent)}; put them there, or use --preset tiny, which needs none"
+
+
+def _missing_checkpoint(run: Rendered, job: EvalJob, storage: Storage) -> str | None:
+    paths = RunPaths(job.train_run)
+    steps = storage.children(paths.checkpoints)
+    if not steps:
+        train = run.spec.command("train")
+        return f"{job.train_run} has no checkpoint to evaluate; train it: {train}"
+    if job.eval.step is not None and str(job.eval.step) not in steps:
+        there = ", ".join(sorted(steps, key=len))
+        return f"{job.train_run} has no checkpoint of step {job.eval.step}; it has {there}"
+    return None

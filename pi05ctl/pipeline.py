@@ -1,0 +1,181 @@
+"""demos, train, eval, in this order, as one run: `python -m pi05ctl.pipeline job.json`.
+
+Each stage is a run of its own, submitted as a person would: one that is done is left alone, one that is running is
+waited for, so the pipeline can be killed at any moment and started again. It says what its stages do in events of its
+own (progress with `stage`, the stage's run), and on SIGTERM it cancels the stage it is at, which saves first.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from pydantic import ValidationError
+
+from pi05.config import explain
+from pi05.errors import TERMINATED, ConfigError, JobError, TemporaryError
+from pi05.events import Event, EventWriter
+from pi05.storage import RunPaths, Storage
+from pi05ctl import page, status
+from pi05ctl.errors import CtlError
+from pi05ctl.render import PipelineJob, Rendered, stages
+from pi05ctl.status import RunStatus
+from pi05ctl.targets.local import LocalTarget
+
+_POLL = 0.5
+_SAY_EVERY = 2.0
+"""Seconds between two events of progress."""
+
+
+class StageFailed(JobError):
+    """A stage ended without success.
+
+    Args:
+        stage: How it ended.
+    """
+
+    def __init__(self, stage: RunStatus) -> None:
+        reason = f": {stage.why}" if stage.why else ""
+        super().__init__(f"{stage.run} is {stage.state}{reason}")
+        code = stage.exit_code or 0
+        self.exit_code = code if code > 0 else 1
+
+
+@dataclass
+class Pipeline:
+    """One run of the stages.
+
+    Attributes:
+        run: The pipeline's run.
+        target: Where the stages run.
+        events: What it says.
+        clock, sleep: Time.
+    """
+
+    run: Rendered
+    target: LocalTarget
+    events: EventWriter
+    clock: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+
+    def work(self) -> None:
+        """Run the stages, write the report and say how it ended."""
+        self.events.emit("started", message=f"pipeline {self.run.run}")
+        ended = [self._stage(stage) for stage in stages(self.run)]
+        self._report()
+        self.events.emit("finished", metrics=ended[-1].metrics)
+
+    def _stage(self, stage: Rendered) -> RunStatus:
+        """Submit one stage and wait for it; raise StageFailed when it ends without success."""
+        try:
+            outcome = self.target.submit(stage, parent=self.run.run).outcome
+            sys.stderr.write(f"{stage.run}: {outcome}\n")
+            ended = self._watch(stage.run)
+        except SystemExit:
+            if self.target.alive(stage.run):
+                self.target.cancel(stage.run)
+            raise
+        if ended.state != "Done":
+            raise StageFailed(ended)
+        return ended
+
+    def _watch(self, stage: str) -> RunStatus:
+        """Say what a stage does until it ends."""
+        said: tuple[object, ...] = ()
+        while True:
+            now = self._status(stage)
+            minute = now.state != "Stalled" and self.clock() // 60  # a live stage keeps us alive
+            news = (now.step, now.state, minute)
+            if news != said or now.ended:
+                self._say(now)
+                said = news
+            if now.ended:
+                return now
+            for _ in range(int(_SAY_EVERY / _POLL)):
+                self.sleep(_POLL)
+                if not self.target.alive(stage):
+                    break
+
+    def _status(self, run: str) -> RunStatus:
+        """Return how a stage stands."""
+        seen = self.target.snapshot(run)
+        if seen is None:
+            raise TemporaryError(f"{run} has disappeared from storage; start the pipeline again")
+        return status.fold(seen, self.clock())
+
+    def _say(self, stage: RunStatus) -> None:
+        self.events.emit(
+            "progress",
+            step=stage.step,
+            total=stage.total,
+            unit=stage.unit,
+            metrics=stage.metrics or None,
+            stage=stage.run,
+            state=stage.state,
+        )
+
+    def _report(self) -> None:
+        """Write the report; a report that cannot be written does not undo the work."""
+        try:
+            page.write(self.target, self.run.run, self.clock())
+        except (CtlError, JobError, OSError, ValueError) as error:
+            self.events.emit("warning", message=f"no report: {error}")
+
+
+def main(argv: list[str]) -> int:
+    """Run the pipeline that a job.json describes and return the exit code."""
+    try:
+        job = _read(argv)
+        storage, paths = Storage(job.storage), RunPaths(job.run)
+
+        def keep(event: Event) -> None:
+            storage.write(paths.status, event.model_dump_json(exclude_none=True).encode())
+
+        events = EventWriter(job.run, sys.stdout, time.time, keep)
+        signal.signal(signal.SIGTERM, _terminate)
+        with storage.lease(paths.lease):
+            return _guarded(job, storage, events)
+    except JobError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+
+
+def _guarded(job: PipelineJob, storage: Storage, events: EventWriter) -> int:
+    """Run the stages and turn what goes wrong into an event and an exit code."""
+    target = LocalTarget(storage, job.local)
+    try:
+        Pipeline(target.load(job.run), target, events).work()
+    except (CtlError, JobError) as error:
+        sys.stderr.write(f"{error}\n")
+        events.emit("failed", message=str(error), exit_code=error.exit_code)
+        return error.exit_code
+    except SystemExit:
+        message = "stopped by a signal; its stage was cancelled"
+        events.emit("failed", message=message, exit_code=TERMINATED)
+        return TERMINATED
+    return 0
+
+
+def _read(argv: list[str]) -> PipelineJob:
+    """Return the job named by the only argument."""
+    if len(argv) != 1:
+        raise ConfigError("usage: python -m pi05ctl.pipeline job.json")
+    try:
+        return PipelineJob.model_validate_json(Path(argv[0]).read_bytes())
+    except (OSError, ValidationError) as error:
+        text = explain(error) if isinstance(error, ValidationError) else error
+        raise ConfigError(f"{argv[0]} is not a pipeline's job: {text}") from error
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    """End the pipeline, and only once: what follows must not be interrupted."""
+    del frame
+    signal.signal(signum, signal.SIG_IGN)
+    raise SystemExit(TERMINATED)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

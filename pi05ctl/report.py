@@ -1,0 +1,175 @@
+"""RunStatus and results -> tables and JSON. Pure: no disk, no clock, no terminal."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from pi05 import tasks
+from pi05ctl.results import Evaluation
+from pi05ctl.status import RunStatus, success
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+HEADER = ("RUN", "TASK", "KIND", "STATE", "PROGRESS", "SPEED", "METRIC", "LEFT", "AGE", "WHY")
+RESULTS_HEADER = ("TASK", "RUN", "POLICY", "EPISODES", "SUCCESS ONCE", "AT END", "95 % INTERVAL")
+COLOURS = {
+    "Running": "green",
+    "Done": "bold green",
+    "Failed": "bold red",
+    "Stalled": "bold yellow",
+    "Retrying": "yellow",
+    "Cancelled": "magenta",
+}
+"""How a terminal shows a state; others have its own colour."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one finished evaluation found.
+
+    Attributes:
+        task: Name of the task.
+        run: The evaluation.
+        policy: `checkpoint 2400`, `oracle` or `untrained`.
+        train_run: Whose checkpoint it was.
+        metrics: success_once, success_at_end, wilson_low, wilson_high, episodes.
+    """
+
+    task: str
+    run: str
+    policy: str
+    train_run: str | None
+    metrics: dict[str, float]
+
+
+def row(status: RunStatus) -> tuple[str, ...]:
+    """Return a run as the cells under HEADER."""
+    why = status.why
+    if status.state in ("Failed", "Stalled") and status.remedy:
+        why = f"{why}; {status.remedy}" if why else status.remedy
+    return (
+        status.run,
+        status.task,
+        status.kind,
+        status.state,
+        progress(status),
+        speed(status.seconds_per_step),
+        metric(status),
+        "" if status.left is None else duration(status.left),
+        "" if status.age is None else duration(status.age),
+        " ".join(why.split()),
+    )
+
+
+def progress(status: RunStatus) -> str:
+    """Return `12,500/30,000  42 %`; of a run that is done only how much it was."""
+    if status.step is None:
+        return ""
+    of_stage = f"{status.stage.partition('-')[0]} " if status.stage and status.state != "Done" else ""
+    unit = f" {status.unit}" if status.unit and status.unit != "steps" else ""
+    if not status.total or status.state == "Done":
+        return f"{of_stage}{status.step:,}{unit}"
+    percent = 100 * status.step // status.total
+    return f"{of_stage}{status.step:,}/{status.total:,}{unit}  {percent} %"
+
+
+def speed(seconds: float | None) -> str:
+    """Return the seconds a step (a demonstration, an episode) took."""
+    if seconds is None:
+        return ""
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2g} s"
+
+
+def metric(status: RunStatus) -> str:
+    """Return the number that matters most for this kind of run."""
+    if text := success(status.metrics):
+        return f"success {text}"
+    if "loss" in status.metrics and status.kind != "demos":
+        return f"loss {status.metrics['loss']:.4f}"
+    if "yield" in status.metrics:
+        return f"yield {100 * status.metrics['yield']:.0f} %"
+    return ""
+
+
+def duration(seconds: float) -> str:
+    """Return `42 s`, `3 m`, `1 h 10`, `9 h` or `3 d`, as precise as a table needs."""
+    minutes, hours = int(seconds // 60), int(seconds // 3600)
+    if minutes == 0:
+        return f"{int(seconds)} s"
+    if hours == 0:
+        return f"{minutes} m"
+    if hours < 6:
+        return f"{hours} h {minutes % 60:02d}"
+    return f"{hours} h" if hours < 48 else f"{hours // 24} d"
+
+
+def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return aligned columns for a file or a pipe: no line is cut, no space at its end."""
+    lines = [tuple(header), *(tuple(cells) for cells in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join(line.rstrip() for line in padded) + "\n"
+
+
+def rich_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
+    """Return the same for a terminal, which may be too narrow for the last column."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in header:
+        table.add_column(name, no_wrap=name != "WHY", overflow="fold")
+    for cells in rows:
+        table.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in cells))
+    return table
+
+
+def status_json(statuses: Sequence[RunStatus]) -> str:
+    """Return the statuses as a JSON list, every field of RunStatus, times in seconds."""
+    return _json([asdict(status) for status in statuses])
+
+
+def submissions_json(submissions: Iterable[tuple[str, str]], storage: str) -> str:
+    """Return what became of submissions as a JSON list."""
+    return _json([{"run": run, "outcome": outcome, "writes": f"{storage}/runs/{run}"} for run, outcome in submissions])
+
+
+def results(found: Iterable[tuple[RunStatus, Evaluation]]) -> list[Result]:
+    """Return what finished evaluations found, in the order of the task table and the newest first."""
+    order = list(tasks.TASKS)
+    rows = sorted(found, key=lambda item: (order.index(item[0].task), -(item[0].created or 0.0)))
+    return [
+        Result(status.task, status.run, evaluation.subject, status.train_run, evaluation.metrics)
+        for status, evaluation in rows
+        if evaluation.episodes
+    ]
+
+
+def result_row(result: Result) -> tuple[str, ...]:
+    """Return a result as the cells under RESULTS_HEADER."""
+    numbers = result.metrics
+    low, high = numbers.get("wilson_low"), numbers.get("wilson_high")
+    return (
+        result.task,
+        result.run,
+        result.policy,
+        f"{numbers['episodes']:.0f}" if "episodes" in numbers else "",
+        _percent(numbers.get("success_once")),
+        _percent(numbers.get("success_at_end")),
+        f"{100 * low:.0f} to {100 * high:.0f} %" if low is not None and high is not None else "",
+    )
+
+
+def results_json(found: Sequence[Result]) -> str:
+    """Return the results as a JSON list."""
+    return _json([asdict(result) for result in found])
+
+
+def _percent(rate: float | None) -> str:
+    return "" if rate is None else f"{100 * rate:.0f} %"
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"

@@ -1,0 +1,122 @@
+"""results/<shard>.json of an evaluation -> episodes, success rates and their interval.
+
+The rates are counted here from the episodes, so that the shards of one evaluation add up, and a number in a table is
+one that its episodes bear out.
+"""
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from pi05.errors import DataError
+from pi05.storage import RunPaths, Storage
+
+Track = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode.
+
+    Attributes:
+        seed: Seed of the environment.
+        success_once: Whether the task was solved at some step.
+        success_at_end: Whether it was solved at the last step.
+        first_success_step: When it was first solved.
+        steps: How long it was.
+        tracks: Paths on the table (x, y in metres) of `tcp` (the gripper), `object` and `goal`, where they were kept.
+    """
+
+    seed: int
+    success_once: bool
+    success_at_end: bool
+    first_success_step: int | None = None
+    steps: int | None = None
+    tracks: dict[str, Track] = field(default_factory=dict[str, Track])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation found.
+
+    Attributes:
+        episodes: In the order of their seeds.
+        policy: `checkpoint`, `oracle` or `untrained`, as the results say; empty when they do not.
+        step: Step of the evaluated checkpoint.
+    """
+
+    episodes: tuple[Episode, ...]
+    policy: str = ""
+    step: int | None = None
+
+    @property
+    def subject(self) -> str:
+        """Who was evaluated: `checkpoint 2400`, `oracle` or `untrained`."""
+        return f"{self.policy} {self.step}" if self.step is not None else self.policy
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The rates under the names that events use; empty without episodes."""
+        total = len(self.episodes)
+        if not total:
+            return {}
+        once = sum(episode.success_once for episode in self.episodes)
+        at_end = sum(episode.success_at_end for episode in self.episodes)
+        low, high = wilson(once, total)
+        return {
+            "success_once": once / total,
+            "success_at_end": at_end / total,
+            "wilson_low": low,
+            "wilson_high": high,
+            "episodes": float(total),
+        }
+
+
+def wilson(successes: int, total: int) -> tuple[float, float]:
+    """Return the Wilson score interval (95 %) of a success rate."""
+    z = 1.959964  # 97.5 % quantile of the normal distribution
+    rate, share = successes / total, z * z / total
+    middle = rate + share / 2
+    half = z * math.sqrt(rate * (1 - rate) / total + share / total / 4)
+    low, high = (middle - half) / (1 + share), (middle + half) / (1 + share)
+    # At 0 and at all successes one end is exact; rounding must not push it over.
+    return (0.0 if not successes else low), (1.0 if successes == total else high)
+
+
+def read(storage: Storage, run: str) -> Evaluation:
+    """Return the episodes of all shards; raise DataError when a file is not of our form."""
+    episodes: dict[int, Episode] = {}
+    policy, checkpoint = "", ""
+    folder = RunPaths(run).results
+    for name in storage.children(folder):
+        if not name.endswith(".json"):
+            continue
+        key = f"{folder}/{name}"
+        try:
+            shard = cast("dict[str, Any]", json.loads(storage.read(key)))
+            episodes.update((int(row["seed"]), _episode(row)) for row in shard["episodes"])
+            policy, checkpoint = shard.get("policy") or policy, shard.get("checkpoint") or checkpoint
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{storage.url}/{key} is not the result of an evaluation ({error!r})") from error
+    step = checkpoint.rpartition("/")[2]
+    in_order = tuple(episodes[seed] for seed in sorted(episodes))
+    return Evaluation(in_order, policy, int(step) if step.isdecimal() else None)
+
+
+def _episode(row: dict[str, Any]) -> Episode:
+    """Return one episode; fields we do not know are ignored."""
+    return Episode(
+        seed=int(row["seed"]),
+        success_once=bool(row["success_once"]),
+        success_at_end=bool(row["success_at_end"]),
+        first_success_step=row.get("first_success_step"),
+        steps=row.get("steps"),
+        tracks={name: _track(row[name]) for name in ("tcp", "object", "goal") if row.get(name)},
+    )
+
+
+def _track(points: list[Any]) -> Track:
+    """Return the x and y of a path; a single point is one too (a goal that does not move)."""
+    path = points if isinstance(points[0], list) else [points]
+    return tuple((float(point[0]), float(point[1])) for point in path)

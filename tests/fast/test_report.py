@@ -1,0 +1,80 @@
+import pytest
+
+from pi05.errors import DataError
+from pi05.evaluation.report import Episode, Result, merge, summary, wilson
+
+
+def episode(seed: int, *, once: bool = True, end: bool = True) -> Episode:
+    return Episode(
+        seed=seed,
+        success_once=once,
+        success_at_end=end,
+        first_success_step=3 if once else None,
+        steps=10,
+        distance=0.01,
+        goal=(0, 0, 0),
+    )
+
+
+def result(*seeds: int, **changes: object) -> Result:
+    fields = {
+        "task": "pushcube",
+        "policy": "checkpoint",
+        "checkpoint": "runs/a/checkpoints/5",
+        "dataset": "datasets/pushcube/1",
+        "limit": 150,
+        "execute_steps": 8,
+        "sampling_steps": 10,
+        "policy_seed": 0,
+        "renderer": "none",
+        "episodes": tuple(episode(seed) for seed in seeds),
+    }
+    return Result.model_validate({**fields, **changes})
+
+
+# R. G. Newcombe, Two-sided confidence intervals for the single proportion, Statistics in Medicine 17 (1998), table I.
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_interval_has_the_published_values(successes: int, trials: int, low: float, high: float) -> None:
+    assert wilson(successes, trials) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_wilson_interval_of_all_successes_mirrors_that_of_none() -> None:
+    low, high = wilson(0, 50)
+    assert wilson(50, 50) == pytest.approx((1 - high, 1 - low))
+    assert (low, wilson(50, 50)[1]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 0), (-1, 5), (6, 5)])
+def test_wilson_interval_refuses_impossible_counts(successes: int, trials: int) -> None:
+    with pytest.raises(ValueError, match="trials must be positive"):
+        wilson(successes, trials)
+
+
+def test_summary_counts_both_kinds_of_success() -> None:
+    numbers = summary([episode(1), episode(2, end=False), episode(3, once=False, end=False), episode(4)])
+    assert (numbers["success_once"], numbers["success_at_end"], numbers["episodes"]) == (0.75, 0.5, 4)
+    assert (numbers["wilson_low"], numbers["wilson_high"]) == wilson(3, 4)
+
+
+def test_merge_orders_episodes_by_seed_whatever_the_order_of_shards() -> None:
+    merged = merge([result(7, 8), result(1, 2)])
+    assert [one.seed for one in merged.episodes] == [1, 2, 7, 8]
+    assert merged == merge([result(1, 2, 7, 8)])
+
+
+def test_merge_refuses_a_seed_that_is_in_two_shards() -> None:
+    with pytest.raises(DataError, match="seed 2 was evaluated by two shards"):
+        merge([result(1, 2), result(2, 3)])
+
+
+def test_merge_refuses_shards_of_different_checkpoints() -> None:
+    with pytest.raises(DataError, match=r"differ in checkpoint.*checkpoints/5.*checkpoints/9"):
+        merge([result(1), result(2, checkpoint="runs/a/checkpoints/9")])
+
+
+def test_merge_of_nothing_is_an_error() -> None:
+    with pytest.raises(DataError, match="no result to merge"):
+        merge([])

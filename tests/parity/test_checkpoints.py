@@ -1,0 +1,66 @@
+"""Files of the reference implementation, read by us, and files of ours in the same form."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from pi05.data import stats
+from pi05.errors import DataError
+from pi05.model import tree, weights
+from tests.parity.conftest import Golden
+
+
+def test_reads_a_released_checkpoint(golden: Golden) -> None:
+    found = weights.read(golden.folder / "checkpoint/params", golden.model())
+    for path, wanted in golden.params.items():
+        np.testing.assert_array_equal(found[path], wanted, err_msg=path)
+
+
+def trained(golden: Golden) -> Path:
+    return next(path for path in (golden.folder / "checkpoint_trained").iterdir() if path.name.isdigit())
+
+
+def test_reads_a_trained_checkpoint(golden: Golden) -> None:
+    found = weights.read(trained(golden) / "params", golden.model())
+    for path, array in found.items():
+        wanted = float(golden.outputs[f"final_param_sum/{path}"])
+        assert float(np.asarray(array, np.float64).sum()) == pytest.approx(wanted, rel=1e-6, abs=1e-6), path
+
+
+def test_writes_what_it_reads(golden: Golden, tmp_path: Path) -> None:
+    weights.write(tmp_path / "params", golden.nested())
+    found = weights.read(tmp_path / "params", golden.model())
+    assert all(np.array_equal(found[path], wanted) for path, wanted in golden.params.items())
+    ours, theirs = (weights._leaves(f) for f in (tmp_path / "params", golden.folder / "checkpoint/params"))
+    assert {path: keys for path, (keys, _) in ours.items()} == {path: keys for path, (keys, _) in theirs.items()}
+
+
+def test_names_every_leaf_that_does_not_fit(golden: Golden) -> None:
+    other = golden.model().model_copy(update={"action_dim": golden.meta["action_dim"] + 1})
+    with pytest.raises(DataError, match=r"3 leaves.*action_in_proj/kernel: expected \[13, 48\], found \[12, 48\]"):
+        weights.read(golden.folder / "checkpoint/params", other)
+
+
+def test_statistics_agree_with_histograms(golden: Golden) -> None:
+    """The published quantiles come from histograms that are re-binned as they grow: a fraction of a percent off."""
+    with np.load(golden.folder / "norm.npz") as file:
+        data = {name: values.reshape(-1, values.shape[-1]) for name, values in file.items()}
+    published = stats.read(next((trained(golden) / "assets").iterdir()))
+    for name, theirs in (("state", published.state), ("actions", published.actions)):
+        ours = stats.statistics(data[name])
+        np.testing.assert_allclose(ours.mean, theirs.mean, atol=1e-5)
+        np.testing.assert_allclose(ours.std, theirs.std, rtol=1e-4)
+        for quantile, fraction in (("q01", 0.01), ("q99", 0.99)):
+            assert np.all(np.abs((data[name] <= getattr(theirs, quantile)).mean(axis=0) - fraction) < 0.005)
+            error = np.abs(np.subtract(getattr(ours, quantile), getattr(theirs, quantile)))
+            assert np.all(error < 0.01 * np.ptp(data[name], axis=0)), (name, quantile)
+
+
+def test_parameters_can_be_read_onto_devices(golden: Golden) -> None:
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    found = weights.read(
+        golden.folder / "checkpoint/params", golden.model(), dict.fromkeys(tree.leaves(golden.model()), place)
+    )
+    assert all(array.sharding == place for array in found.values())

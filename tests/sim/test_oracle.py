@@ -1,0 +1,111 @@
+"""The oracle row: demonstrations replayed through the evaluation itself must all succeed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pi05.config import EvalConfig, EvalJob
+from pi05.errors import DataError
+from pi05.evaluation.report import Result
+from pi05.jobs.evaluate import evaluate
+from pi05.jobs.runtime import Context
+from pi05.storage import RunPaths, Storage
+from tests.sim.conftest import CONVENTION, KEY
+
+RUN = "eval-pushcube-000000"
+RESULT = f"runs/{RUN}/results/0.json"
+
+
+def eval_job(storage: Storage, **options: object) -> EvalJob:
+    return EvalJob(
+        run=RUN,
+        task="pushcube",
+        storage=storage.url,
+        convention=CONVENTION,
+        dataset=KEY,
+        train_run="train-pushcube-000000",
+        eval=EvalConfig.model_validate({"episodes": 4, "policy": "oracle", "environments": 3, **options}),
+    )
+
+
+def run(job: EvalJob, capsys: pytest.CaptureFixture[str]) -> list[dict]:
+    """Run the job and return its events."""
+    capsys.readouterr()
+    evaluate(job, Context(Storage(job.storage), RunPaths(job.run)))
+    return [json.loads(line.removeprefix("PI05 ")) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def result(storage: Storage) -> Result:
+    job = eval_job(storage)
+    evaluate(job, Context(storage, RunPaths(RUN)))
+    return Result.model_validate_json(storage.read(RESULT))
+
+
+def test_every_demonstration_succeeds(result: Result) -> None:
+    assert [episode.seed for episode in result.episodes] == [0, 1, 2, 4]
+    assert all(episode.success_once and episode.success_at_end for episode in result.episodes)
+    assert {episode.steps for episode in result.episodes} == {150}
+    assert (result.policy, result.checkpoint, result.limit) == ("oracle", None, 150)
+
+
+def test_an_episode_can_be_drawn(result: Result) -> None:
+    episode = result.episodes[0]
+    assert len(episode.tcp) == len(episode.object) == 151
+    assert episode.object[0][0] < episode.object[-1][0]  # pushed forward
+    assert episode.distance < 0.1
+
+
+def test_a_finished_evaluation_is_not_run_again(
+    result: Result, storage: Storage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = run(eval_job(storage), capsys)
+    assert [event["kind"] for event in events] == ["result"]
+    assert events[0]["metrics"] == pytest.approx(
+        {"success_once": 1, "success_at_end": 1, "wilson_low": 0.5101, "wilson_high": 1, "episodes": 4}, abs=1e-4
+    )
+    assert result.episodes
+
+
+def test_a_killed_evaluation_runs_only_what_is_missing(
+    result: Result, storage: Storage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for episode in result.episodes[:3]:
+        storage.write(f"runs/{RUN}/work/oracle/{episode.seed}.json", episode.model_dump_json().encode())
+    storage.write(f"runs/{RUN}/work/oracle/2.json", b"{half an epis")
+    storage.path(RESULT).unlink()
+    events = run(eval_job(storage), capsys)
+    steps = [(event["step"], event["total"], event["unit"]) for event in events if event["kind"] == "progress"]
+    assert steps == [(3, 4, "episodes"), (4, 4, "episodes")]
+    assert Result.model_validate_json(storage.read(RESULT)) == result
+    assert not storage.children(f"runs/{RUN}/work")
+
+
+def test_other_settings_are_another_evaluation(
+    result: Result, storage: Storage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = run(eval_job(storage, max_steps=40, execute_steps=5), capsys)
+    assert events[-1]["metrics"]["success_at_end"] < 1, "no demonstration is that short"
+    assert result.limit != 40
+
+
+def test_more_episodes_than_demonstrations_are_refused(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DataError, match=r"eval.episodes 50 is more than the 4 .* use eval.episodes=4"):
+        run(eval_job(storage, episodes=50), capsys)
+
+
+def test_a_checkpoint_that_does_not_exist_is_named(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DataError, match=r"run train-pushcube-000000 has no complete checkpoint"):
+        run(eval_job(storage, policy="checkpoint"), capsys)
+
+
+def test_a_dataset_of_another_convention_is_refused(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+    job = eval_job(storage).model_copy(update={"convention": CONVENTION.model_copy(update={"delta_joints": False})})
+    with pytest.raises(DataError, match=r"delta_joints is True, the job wants False"):
+        run(job, capsys)
+
+
+def test_a_missing_dataset_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DataError, match=r"datasets/pushcube/test cannot be used: MANIFEST.json is missing"):
+        run(eval_job(Storage(tmp_path.as_uri())), capsys)

@@ -1,0 +1,64 @@
+"""The same numbers on 1, 4 and 8 devices, FSDP really sharding, and errors before work starts."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from pi05.errors import ConfigError
+from pi05.training.loop import start
+from pi05.training.sharding import make_mesh
+from tests.train.conftest import MODEL, TRAIN, Around, make_training, new_around
+
+SHORT = TRAIN.model_copy(update={"steps": 6})
+
+
+def losses(root: Path, devices: int, **changes: object) -> list[float]:
+    around = new_around(root)
+    training = make_training(SHORT.model_copy(update=changes), devices)
+    training.fit(start(training, around), around)
+    assert sorted(around.losses) == [1, 2, 3, 4, 5, 6]
+    return list(around.losses.values())
+
+
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    return losses(tmp_path_factory.mktemp("one"), 1)
+
+
+def test_there_are_eight_devices() -> None:
+    assert jax.device_count() == 8
+
+
+@pytest.mark.parametrize(("devices", "fsdp"), [(4, 0), (8, 0), (8, 2)])
+def test_losses_do_not_depend_on_devices(one_device: list[float], tmp_path: Path, devices: int, fsdp: int) -> None:
+    np.testing.assert_allclose(losses(tmp_path, devices, fsdp_devices=fsdp), one_device, rtol=2e-5)
+
+
+def test_parameters_and_moments_are_sharded_over_all_devices(around: Around) -> None:
+    state = start(make_training(), around)
+    kernel = state.params["PaliGemma/llm/layers/mlp/linear"]
+    assert kernel.sharding.shard_shape(kernel.shape) == (2, kernel.shape[1] // 8, 64)
+    bias = state.params["action_out_proj/bias"]
+    assert bias.sharding.is_fully_replicated
+    moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape == kernel.shape]
+    assert len(moments) == 4  # first and second, of the language model and of the expert
+    assert all(moment.sharding == kernel.sharding for moment in moments)
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32(around: Around) -> None:
+    training = make_training(SHORT, model=MODEL.model_copy(update={"dtype": "bfloat16"}))
+    state = training.fit(start(training, around), around)
+    assert {str(leaf.dtype) for leaf in state.params.values()} == {"float32"}
+    assert around.losses[6] < 1.2 * around.losses[1]
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_the_near_ones() -> None:
+    with pytest.raises(ConfigError, match="batch_size 30 is not divisible by 8 devices; use 24 or 32"):
+        make_mesh(0, 30)
+
+
+def test_shards_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(ConfigError, match="fsdp_devices 3 does not divide the 8 devices"):
+        make_mesh(3, 8)
