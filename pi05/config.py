@@ -123,8 +123,8 @@ class ModelConfig(Section):
             raise ValueError(
                 f"num_heads {self.vlm.num_heads} is not divisible by num_kv_heads {self.vlm.num_kv_heads}"
             )
-        if self.vlm.head_dim % 2 or self.expert.width % 2:
-            raise ValueError("head_dim and expert.width must be even: rotary and time embeddings use sine-cosine pairs")
+        if self.vlm.head_dim % 2 or self.expert.width % 2 or self.vlm.width % 2:
+            raise ValueError("head_dim and both widths must be even: rotary, time and number embeddings are sine-cosine pairs")
         if self.vit.width % self.vit.num_heads:
             raise ValueError(f"vit.width {self.vit.width} is not divisible by vit.num_heads {self.vit.num_heads}")
         if self.image_size % self.vit.patch_size:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 PREFIX = "PI05 "
 LIMIT = 4096
 """Bytes of a line, newline included."""
+_CUT = " ..."
 TERMINAL = frozenset({"failed", "finished"})
 
 
@@ -48,11 +49,11 @@ class Event(BaseModel):
         excess = len(text.encode()) + 1 - LIMIT
         if excess <= 0:
             return text
-        message = (self.message or "").encode()
-        keep = len(message) - excess - len(" ...")
-        if keep < 0:
+        if self.message in (None, _CUT):
             raise ValueError(f"an event of {len(text)} bytes without a message to shorten; the limit is {LIMIT}")
-        return self.model_copy(update={"message": message[:keep].decode(errors="ignore") + " ..."}).line()
+        message = self.message.encode()
+        keep = max(len(message) - excess - len(_CUT), 0)  # escapes may make it shorter than it had to be
+        return self.model_copy(update={"message": message[:keep].decode(errors="ignore") + _CUT}).line()
 
 
 def parse(line: str) -> Event | None:

@@ -57,7 +57,7 @@ class Policy:
     def untrained(cls, folder: Path, environments: int, sampling_steps: int, seed: int) -> "Policy":
         """Take everything of a checkpoint but its weights, which are drawn at random: the row a policy must beat."""
         meta = checkpoint.read_meta(folder)
-        params = tree.initial(meta.model, jax.random.key(seed))
+        params = tree.nest(tree.initial(meta.model, seed))
         return cls(params, checkpoint.read_recipe(folder, meta), meta, environments, sampling_steps, seed)
 
     @property

@@ -71,7 +71,7 @@ def progress(status: RunStatus) -> str:
     unit = f" {status.unit}" if status.unit and status.unit != "steps" else ""
     if not status.total or status.state == "Done":
         return f"{of_stage}{status.step:,}{unit}"
-    percent = 100 * status.step // status.total
+    percent = 100 if status.step >= status.total else min(round(100 * status.step / status.total), 99)
     return f"{of_stage}{status.step:,}/{status.total:,}{unit}  {percent} %"
 
 

@@ -185,8 +185,17 @@ def _check_path(path: str) -> None:
     inside = [name for name in known if name.startswith(f"{path}.")]
     if inside:
         raise UsageError(f"{path} is a section; set one of its values: {', '.join(inside)}")
-    last = [name for name in known if name.rpartition(".")[2] == path.rpartition(".")[2]]
-    raise UsageError(f"unknown option {path!r}{nearest(path, last or known)}")
+    raise UsageError(f"unknown option {path!r}{_nearest_path(path.lower(), known)}")
+
+
+def _nearest_path(path: str, known: list[str]) -> str:
+    """Return a hint: first within the section that was named, then by the last name, then anywhere."""
+    section, last = path.partition(".")[0], path.rpartition(".")[2]
+    same_section = [name for name in known if name.startswith(f"{section}.")]
+    same_name = [name for name in known if name.rpartition(".")[2] == last]
+    both = [name for name in same_section if name in same_name]
+    hints = (nearest(path, names) for names in (both, same_section, same_name, known))
+    return next((hint for hint in hints if hint), "")
 
 
 def _read_preset(name: str) -> dict[str, Any]:

@@ -6,15 +6,16 @@ that weights interchange without renaming. Drawing, sharding, counting and check
 
 import math
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 from pi05.config import GemmaConfig, ModelConfig, VitConfig
 
-Params = dict[str, "Params | jax.Array"]
+Params = dict[str, "Params | jax.Array | np.ndarray"]
 """A nested dictionary of arrays."""
 
 
@@ -40,21 +41,41 @@ def leaves(config: ModelConfig) -> dict[str, Leaf]:
     }
 
 
-def initial(config: ModelConfig, seed: jax.Array) -> Params:
-    """Draw all parameters; each leaf's key depends on its path alone, so sizes elsewhere do not change it.
+def initial(config: ModelConfig, seed: int) -> dict[str, np.ndarray]:
+    """Draw all parameters, by path, on the host.
 
-    Args:
-        config: Sizes of the model.
-        seed: A PRNG key.
+    Each leaf depends on the seed and its own path alone, so sizes elsewhere and the devices do not change it.
     """
 
-    def draw(path: str, leaf: Leaf) -> jax.Array:
+    def draw(path: str, leaf: Leaf) -> np.ndarray:
         if not leaf.std:
-            return jnp.full(leaf.shape, leaf.fill, jnp.float32)
-        key = jax.random.fold_in(seed, zlib.crc32(path.encode()))
-        return leaf.std * jax.random.normal(key, leaf.shape, jnp.float32)
+            return np.full(leaf.shape, leaf.fill, np.float32)
+        random = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, zlib.crc32(path.encode())])))
+        return random.standard_normal(leaf.shape, np.float32) * np.float32(leaf.std)
 
-    return nest({path: draw(path, leaf) for path, leaf in leaves(config).items()})
+    return {path: draw(path, leaf) for path, leaf in leaves(config).items()}
+
+
+def embed_numbers(params: dict[str, np.ndarray], tokens: np.ndarray, max_frequency: float) -> dict[str, np.ndarray]:
+    """Replace the embeddings of the state numbers by Fourier features, smooth in the number.
+
+    A random table says nothing about the order of 256 numbers, and a model without pretraining first has to learn it.
+    Row i, before the scaling by sqrt(width), holds sin and cos of pi f x_i for x_i from -1 to 1 and frequencies f
+    spaced evenly up to `max_frequency`, so that x_i and x_(i+1) are neighbours.
+
+    Args:
+        params: All parameters by path.
+        tokens: Ids of the numbers' tokens in ascending order.
+        max_frequency: In half-turns over [-1, 1].
+    """
+    path = "PaliGemma/llm/embedder/input_embedding"
+    table = params[path].copy()
+    width = table.shape[1]
+    x = np.linspace(-1, 1, len(tokens))[:, None]
+    frequency = np.linspace(max_frequency / (width // 2), max_frequency, width // 2)
+    features = np.concatenate([np.sin(np.pi * frequency * x), np.cos(np.pi * frequency * x)], axis=1)
+    table[tokens] = features * np.sqrt(2 / width)
+    return {**params, path: table}
 
 
 def count(config: ModelConfig) -> int:
@@ -67,9 +88,9 @@ def flatten(params: Params) -> dict[str, jax.Array]:
     return traverse_util.flatten_dict(params, sep="/")
 
 
-def nest(flat: dict[str, jax.Array]) -> Params:
+def nest(flat: Mapping[str, jax.Array | np.ndarray]) -> Params:
     """Undo `flatten`."""
-    return traverse_util.unflatten_dict(flat, sep="/")
+    return traverse_util.unflatten_dict(dict(flat), sep="/")
 
 
 def _under(prefix: str, table: dict[str, Leaf]) -> dict[str, Leaf]:

@@ -4,7 +4,6 @@ Two forms are read: a released checkpoint, and one of a trainer that kept an ext
 checked leaf by leaf against the sizes of the model before any array is loaded.
 """
 
-import json
 from pathlib import Path
 
 import jax
@@ -14,7 +13,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
 from pi05.config import ModelConfig
-from pi05.errors import ConfigError, DataError
+from pi05.errors import DataError
 from pi05.model import tree
 
 _SHOWN = 5
@@ -65,40 +64,18 @@ def check(found: dict[str, jax.ShapeDtypeStruct], config: ModelConfig) -> list[s
     return sorted(problems)
 
 
-def embed_numbers(
-    params: dict[str, jax.Array], tokens: np.ndarray, max_frequency: float
-) -> dict[str, jax.Array]:
-    """Replace the embeddings of the state numbers by Fourier features, smooth in the number.
-
-    A random table says nothing about the order of 256 numbers, and a model without pretraining first has to learn it.
-    Row i, before the scaling by sqrt(width), holds sin and cos of pi f x_i for x_i from -1 to 1 and frequencies f
-    spaced evenly up to `max_frequency`, so that x_i and x_(i+1) are neighbours.
-
-    Args:
-        params: All parameters by path.
-        tokens: Ids of the numbers' tokens in ascending order.
-        max_frequency: In half-turns over [-1, 1].
-    """
-    path = "PaliGemma/llm/embedder/input_embedding"
-    table = params[path]
-    width = table.shape[1]
-    if width % 2:
-        raise ConfigError(f"vlm.width {width} must be even for Fourier features")
-    x = np.linspace(-1, 1, len(tokens))[:, None]
-    frequency = np.linspace(max_frequency / (width // 2), max_frequency, width // 2)
-    features = np.concatenate([np.sin(np.pi * frequency * x), np.cos(np.pi * frequency * x)], axis=1)
-    return {**params, path: table.at[tokens].set(features * np.sqrt(2 / width))}
-
-
 def _leaves(folder: Path) -> dict[str, tuple[tuple[str, ...], jax.ShapeDtypeStruct]]:
     """Return path -> (keys in the file, shape and dtype) of a checkpoint, from its metadata alone."""
     if not (folder / "_METADATA").is_file():
         raise DataError(f"{folder} is not an Orbax checkpoint: it has no _METADATA; expected <name>/params")
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
-            metadata = checkpointer.metadata(folder.absolute()).item_metadata.tree
-    except (ValueError, KeyError, OSError, json.JSONDecodeError) as error:
+            item = checkpointer.metadata(folder.absolute()).item_metadata
+    except (ValueError, KeyError, OSError) as error:
         raise DataError(f"{folder} is a damaged Orbax checkpoint ({error}); fetch it again") from error
+    if item is None:
+        raise DataError(f"{folder} is a damaged Orbax checkpoint (unreadable _METADATA); fetch it again")
+    metadata = item.tree
     if set(metadata) != {"params"}:
         raise DataError(f"{folder} holds {sorted(metadata)}, expected the parameters under the key 'params'")
     found = {}

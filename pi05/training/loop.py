@@ -123,13 +123,13 @@ def start(training: Training, around: Surroundings) -> TrainState:
     return jax.jit(lambda params: new_state(params, job.model, job.train), out_shardings=place)(params)
 
 
-def random_params(training: Training) -> dict[str, jax.Array]:
+def random_params(training: Training) -> dict[str, np.ndarray]:
     """Return random weights, with number embeddings as configured."""
     train = training.job.train
-    params = tree.flatten(tree.initial(training.job.model, jax.random.key(train.seed)))
+    params = tree.initial(training.job.model, train.seed)
     if train.number_embedding == "fourier":
         numbers = training.recipe.tokenizer.number_tokens
-        params = weights.embed_numbers(params, numbers, train.number_frequencies)
+        params = tree.embed_numbers(params, numbers, train.number_frequencies)
     return params
 
 

@@ -1,0 +1,257 @@
+"""The command line as a user meets it: words, exit codes, and what is loaded to say them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pi05.config import load_job
+from pi05.storage import RunPaths, Storage
+from pi05ctl import cli
+from pi05ctl.render import render
+from pi05ctl.settings import Settings
+from pi05ctl.spec import RunSpec
+from pi05ctl.targets.local import Record
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PI05_STORAGE", raising=False)
+    (tmp_path / "pi05.toml").write_text('planner_python = "nowhere"\n')  # so that nothing here can start
+    return tmp_path
+
+
+def command(capsys, *words: str) -> tuple[int, str, str]:
+    code = cli.run(words)
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("sumbit train pushcube", "No such command 'sumbit'. Did you mean 'submit'?"),
+        ("submit trian pushcube", "unknown kind of run 'trian'; did you mean 'train'?"),
+        ("submit train pushcub", "unknown task 'pushcub'; did you mean 'pushcube'? There are pickcube,"),
+        ("submit train PushCube-v1", "did you mean 'pushcube'?"),
+        ("submit train xyz", "unknown task 'xyz'; there are pickcube,"),
+        ("submit train pushcube --preset tinny", "unknown preset 'tinny'; did you mean 'tiny'?"),
+        ("submit train pushcube --target clutser", "unknown target 'clutser'; did you mean 'cluster'?"),
+        ("submit train pushcube --target cluster", "--target cluster comes with a later version"),
+        ("submit train pushcube --set train.step=5", "unknown option 'train.step'; did you mean 'train.steps'?"),
+        ("submit train pushcube --set train.steps", "has no value"),
+        ("submit train pushcube --set train.steps=0", "train.steps: Input should be greater than 0 (given 0)"),
+        ("submit train pushcube --presett tiny", "No such option: --presett; did you mean '--preset'?"),
+        ("submit train pushcube -o yaml", "'yaml' is not one of 'text', 'json'"),
+        ("submit train pushcube --of train-x", "--of names the training run of one evaluation"),
+        ("submit eval pushcube --of train-x", "there is no run 'train-x'"),
+        ("submit train", "Missing argument 'TASK'"),
+        ("render train pushcub", "unknown task 'pushcub'"),
+        ("status pushcube", "there is no run of pushcube yet; start one: pi05ctl submit pipeline pushcube"),
+        ("logs nothing", "there is no run 'nothing'"),
+        ("wait pushcub", "there is no run 'pushcub'"),
+        ("submit train pushcube", "there is no dataset"),
+        ("submit train pushcube", "make it: pi05ctl submit demos pushcube --target local --preset tiny"),
+        ("submit eval pushcube", "there is no dataset"),
+        ("submit demos pushcube", "the planner's interpreter"),
+        ("submit train all", "there is no dataset"),
+    ],
+)
+def test_a_wrong_word_is_one_line_and_exit_code_2(capsys, here, words, message):
+    code, out, err = command(capsys, *words.split())
+    assert message in err
+    assert (code, out) == (2, "")
+    assert err.startswith("pi05ctl: ")
+    assert err.count("\n") == 1
+    assert not (here / "pi05-data/runs").exists()
+
+
+def test_no_words_are_a_call_for_help(capsys):
+    code, out, _ = command(capsys)
+    assert code == 0
+    assert "Commands:" in out
+
+
+@pytest.mark.parametrize(
+    "name", ["submit", "render", "status", "logs", "wait", "cancel", "resume", "results", "report"]
+)
+def test_every_command_has_help(capsys, name):
+    code, out, _ = command(capsys, name, "-h")
+    assert code == 0
+    assert f"Usage: pi05ctl {name}" in out
+
+
+def test_help_in_a_list_is_not_cut(capsys):
+    assert "..." not in command(capsys, "--help")[1].partition("Commands:")[2]
+
+
+@pytest.mark.parametrize("kind", ["demos", "train", "eval"])
+def test_a_dry_run_prints_the_job_and_writes_nothing(capsys, here, kind):
+    code, out, err = command(capsys, "submit", kind, "pushcube", "--dry-run", "--set", "train.steps=500")
+    assert (code, err) == (0, "")
+    (here / "job.json").write_text(out)
+    job = load_job(here / "job.json")
+    assert (job.kind, job.storage) == (kind, f"file://{here}/pi05-data")
+    assert not (here / "pi05-data").exists()
+
+
+def test_render_is_a_dry_run(capsys):
+    words = ["pipeline", "stackcube", "--preset", "full"]
+    assert command(capsys, "render", *words) == command(capsys, "submit", *words, "--dry-run")
+
+
+def test_all_is_every_task(capsys):
+    _, out, _ = command(capsys, "render", "train", "all")
+    decoder, tasks = json.JSONDecoder(), []
+    while out.strip():
+        job, end = decoder.raw_decode(out)
+        tasks.append(job["task"])
+        out = out[end:].lstrip()
+    assert tasks == ["pickcube", "stackcube", "pushcube", "pullcube", "placesphere", "peginsertionside"]
+
+
+def test_the_variable_that_moves_the_storage_is_named(capsys, monkeypatch, here):
+    monkeypatch.setenv("PI05_STORAGE", f"file://{here}/other")
+    _, _, err = command(capsys, "status")
+    assert f"storage file://{here}/other (from PI05_STORAGE)" in err
+
+
+def test_a_storage_that_cannot_be_opened_is_usage(capsys, monkeypatch):
+    monkeypatch.setenv("PI05_STORAGE", "gs://bucket")
+    code, _, err = command(capsys, "status")
+    assert code == 2
+    assert "storage 'gs://bucket' is not supported" in err
+
+
+def test_a_storage_that_is_a_file_is_the_targets_fault(capsys, here):
+    (here / "pi05-data").write_text("")
+    code, _, err = command(capsys, "submit", "pipeline", "pushcube", "--set", "demos.count=1")
+    assert code in (2, 3)
+    assert err.count("\n") == 1
+
+
+def test_no_runs_is_data_too(capsys):
+    assert command(capsys, "status", "-o", "json")[:2] == (0, "[]\n")
+    assert command(capsys, "results", "-o", "json")[:2] == (0, "[]\n")
+    assert "no runs in" in command(capsys, "status")[2]
+
+
+def put(here: Path, spec: RunSpec, created: float, parent: str | None = None) -> str:
+    """Write a run as if it had been submitted once."""
+    storage = Storage((here / "pi05-data").as_uri())
+    run = render(spec, Settings(storage.url, "python", "python"))
+    record = Record(
+        run=run.run, spec=spec, digest=run.digest, created=created, parent=parent, command=run.spec.command()
+    )
+    storage.write(RunPaths(run.run).spec, record.model_dump_json().encode())
+    storage.write(RunPaths(run.run).job, run.job_json)
+    return run.run
+
+
+def spec(kind: str, task: str = "pushcube", **fields) -> RunSpec:
+    return RunSpec.model_validate({"kind": kind, "task": task, "preset": "tiny", **fields})
+
+
+def shown(capsys, name: str) -> list[str]:
+    code, out, err = command(capsys, "status", name, "-o", "json")
+    assert code == 0, err
+    return [row["run"] for row in json.loads(out)]
+
+
+def test_a_run_is_named_in_full_by_its_beginning_or_by_its_task(capsys, here):
+    older = put(here, spec("train"), created=1)
+    newer = put(here, spec("eval"), created=2)
+    put(here, spec("train", "pullcube"), created=3)
+    assert shown(capsys, older) == [older]
+    assert shown(capsys, older[:16]) == [older]
+    assert shown(capsys, "eval") == [newer]
+    assert shown(capsys, "pushcube") == [newer]
+    code, _, err = command(capsys, "status", "train")
+    assert code == 2
+    assert "'train' is the beginning of 2 runs: " in err
+    code, _, err = command(capsys, "status", f"{older}x")
+    assert f"did you mean '{older}'?" in err
+
+
+def test_a_task_means_the_pipeline_rather_than_its_stages(capsys, here):
+    pipeline = put(here, spec("pipeline"), created=1)
+    put(here, spec("demos"), created=2, parent=pipeline)
+    assert shown(capsys, "pushcube")[0] == pipeline
+
+
+def test_the_status_of_a_pipeline_shows_its_stages(capsys, here):
+    put(here, spec("pipeline"), created=1)
+    kinds = [run.partition("-")[0] for run in shown(capsys, "pushcube")]
+    assert kinds == ["pipeline", "demos", "train", "eval"]
+
+
+def test_of_takes_the_options_of_the_training_run(capsys, here):
+    train = put(here, spec("train", overrides={"train.seed": 7, "model.dtype": "bfloat16"}, again=1), created=1)
+    _, out, _ = command(capsys, "render", "eval", "pushcube", "--of", train, "--set", "eval.episodes=7")
+    job = json.loads(out)
+    assert (job["train_run"], job["eval"]["episodes"]) == (train, 7)
+    code, _, err = command(capsys, "render", "eval", "pullcube", "--of", train)
+    assert (code, "is a train run of pushcube" in err) == (2, True)
+    code, _, err = command(capsys, "render", "eval", "pushcube", "--of", train, "--preset", "full")
+    assert (code, "was trained with --preset tiny" in err) == (2, True)
+
+
+def test_a_damaged_run_does_not_hide_the_others(capsys, here):
+    good, bad = put(here, spec("train"), created=1), put(here, spec("eval"), created=2)
+    (here / f"pi05-data/runs/{bad}/run.json").write_text('{"v": ')
+    code, out, err = command(capsys, "status")
+    assert code == 0
+    assert good in out
+    assert f"{bad}/run.json cannot be read" in err
+    code, _, err = command(capsys, "status", bad)
+    assert (code, err.count("\n")) == (3, 1)
+
+
+def test_a_report_of_demonstrations_is_refused(capsys, here):
+    put(here, spec("demos"), created=1)
+    code, _, err = command(capsys, "report", "pushcube")
+    assert code == 2
+    assert "a report is of a train, eval or pipeline run" in err
+
+
+def test_a_report_of_a_run_without_anything_is_written(capsys, here):
+    run = put(here, spec("pipeline"), created=1)
+    code, out, _ = command(capsys, "report", "pushcube")
+    assert code == 0
+    assert out == f"file://{here}/pi05-data/runs/{run}/report/index.html\n"
+    assert "Not evaluated yet" in (here / f"pi05-data/runs/{run}/report/index.html").read_text()
+
+
+def test_wait_tells_its_ends_apart(capsys, here):
+    run = put(here, spec("train"), created=1)
+    code, _, err = command(capsys, "wait", run, "--timeout", "0")
+    assert code == 124
+    assert f"{run} is still Pending after 0 s" in err
+    Storage((here / "pi05-data").as_uri()).write(
+        RunPaths(run).status, json.dumps({"run": run, "kind": "failed", "time": 2, "message": "no luck"}).encode()
+    )
+    code, _, err = command(capsys, "wait", run, "--timeout", "0")
+    assert (code, "no luck" in err) == (125, True)
+
+
+HEAVY = ("numpy", "jax", "torch", "mani_skill", "pydantic", "rich", "google_crc32c")
+
+
+def test_starting_loads_nothing_heavy():
+    script = f"import sys, pi05ctl.cli; print([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_nothing_of_the_controller_loads_what_learns():
+    script = (
+        "import sys, pkgutil, importlib, pi05ctl\n"
+        "names = [m.name for m in pkgutil.walk_packages(pi05ctl.__path__, 'pi05ctl.') if '__main__' not in m.name]\n"
+        "[importlib.import_module(name) for name in names]\n"
+        "print(len(names) > 10, [n for n in ('numpy', 'jax', 'torch', 'mani_skill') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "True []\n"

@@ -1,0 +1,161 @@
+"""Artefacts: whole or not there, verified, leased; keys that stay inside."""
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import time
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import pytest
+
+from pi05.errors import ConfigError, DataError, TemporaryError
+from pi05.storage import MANIFEST, RunPaths, Storage, check_key, disk_errors
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(tmp_path.as_uri())
+
+
+def publish(storage: Storage, key: str = "datasets/a") -> Path:
+    with storage.stage(key) as folder:
+        (folder / "data").mkdir()
+        (folder / "data/x.bin").write_bytes(b"12345")
+        (folder / "y.txt").write_text("y")
+    return storage.path(key)
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/x", "/tmp", "file://host/x", "", "file://"])
+def test_other_urls_are_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="use file:///absolute/path"):
+        Storage(url)
+
+
+@pytest.mark.parametrize("key", ["/etc/passwd", "../x", "a/../../x", "", "a\\b", "a\nb"])
+def test_keys_stay_inside(key: str) -> None:
+    with pytest.raises(DataError, match="not a relative path"):
+        check_key(key)
+
+
+def test_an_artefact_is_published_with_its_checksums(storage: Storage) -> None:
+    folder = publish(storage)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    # crc32c("12345") by an independent table-driven computation
+    assert manifest["files"]["data/x.bin"] == {"size": 5, "crc32c": "18d12335"}
+    assert storage.exists("datasets/a")
+    assert storage.verify("datasets/a") == []
+    assert storage.open("datasets/a") == folder
+
+
+def test_an_artefact_is_never_overwritten(storage: Storage) -> None:
+    publish(storage)
+    with pytest.raises(ConfigError, match="already exists and is never overwritten"):
+        publish(storage)
+
+
+def test_a_failed_attempt_leaves_nothing(storage: Storage) -> None:
+    with pytest.raises(RuntimeError), storage.stage("datasets/a") as folder:
+        (folder / "x").write_text("half")
+        raise RuntimeError
+    assert not storage.exists("datasets/a")
+    assert list(storage.path("datasets").iterdir()) == []
+
+
+def _die_while_staging(url: str) -> None:
+    with Storage(url).stage("datasets/a") as folder:
+        (folder / "x").write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_attempt_is_not_there_and_the_next_one_succeeds(storage: Storage) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_die_while_staging, args=(storage.url,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not storage.exists("datasets/a")
+    assert storage.children("datasets") == []
+    publish(storage)
+    assert storage.verify("datasets/a") == []
+
+
+def test_damage_is_named_file_by_file(storage: Storage) -> None:
+    folder = publish(storage)
+    (folder / "data/x.bin").write_bytes(b"12346")
+    (folder / "y.txt").unlink()
+    problems = storage.verify("datasets/a")
+    assert problems[0].startswith("data/x.bin has crc32c ")
+    assert problems[1] == "y.txt is missing"
+    with pytest.raises(DataError, match="cannot be used: data/x.bin"):
+        storage.open("datasets/a")
+
+
+def test_a_manifest_cannot_point_outside(storage: Storage) -> None:
+    folder = publish(storage)
+    (folder / MANIFEST).write_text('{"files": {"../../secret": {"size": 1, "crc32c": "00"}}}')
+    with pytest.raises(DataError, match="not a relative path"):
+        storage.verify("datasets/a")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"files": 3}'])
+def test_a_damaged_manifest_is_named(storage: Storage, content: str) -> None:
+    (publish(storage) / MANIFEST).write_text(content)
+    assert "MANIFEST.json is damaged" in storage.verify("datasets/a")[0]
+
+
+def test_objects_are_replaced_whole(storage: Storage) -> None:
+    storage.write("runs/r/status.json", b"1")
+    storage.write("runs/r/status.json", b"22")
+    assert storage.read("runs/r/status.json") == b"22"
+    assert storage.children("runs/r") == ["status.json"]
+    with pytest.raises(DataError, match="does not exist"):
+        storage.read("runs/r/other")
+
+
+def test_delete_takes_the_manifest_first(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(storage)
+    monkeypatch.setattr("shutil.rmtree", lambda _: None)  # as if killed right after the first step
+    storage.delete("datasets/a")
+    assert not storage.exists("datasets/a")
+
+
+def test_a_full_disk_is_worth_another_try_and_a_forbidden_one_is_not() -> None:
+    with pytest.raises(TemporaryError, match="disk full while writing x; nothing that was complete is lost"), disk_errors("writing x"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(ConfigError, match="not allowed to write"), disk_errors("writing x"):
+        raise OSError(errno.EROFS, "Read-only file system")
+    with pytest.raises(FileNotFoundError), disk_errors("writing x"):
+        raise FileNotFoundError
+
+
+def _hold(url: str, held: Event) -> None:
+    with Storage(url).lease("runs/r/lease"):
+        held.set()
+        time.sleep(60)
+
+
+def test_a_run_has_one_writer_and_a_killed_one_frees_it(storage: Storage) -> None:
+    context = multiprocessing.get_context("spawn")
+    held = context.Event()
+    process = context.Process(target=_hold, args=(storage.url, held))
+    assert not storage.leased("runs/r/lease")
+    process.start()
+    assert held.wait(30)
+    assert storage.leased("runs/r/lease")
+    with pytest.raises(TemporaryError, match="another process is writing runs/r; wait for it or cancel it first"), storage.lease("runs/r/lease"):
+        pass
+    process.kill()
+    process.join()
+    assert not storage.leased("runs/r/lease")
+    with storage.lease("runs/r/lease"):
+        pass
+
+
+def test_run_paths_name_every_artefact() -> None:
+    paths = RunPaths("train-pushcube-3f2a91")
+    assert paths.checkpoint(500) == "runs/train-pushcube-3f2a91/checkpoints/500"
+    assert {paths.spec, paths.job, paths.status, paths.log} == {
+        f"runs/train-pushcube-3f2a91/{name}" for name in ("run.json", "job.json", "status.json", "log.txt")
+    }
