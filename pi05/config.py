@@ -120,11 +120,11 @@ class ModelConfig(Section):
             if vlm != expert:
                 raise ValueError(f"vlm.{field} {vlm} and expert.{field} {expert} must be equal: attention is joint")
         if self.vlm.num_heads % self.vlm.num_kv_heads:
-            raise ValueError(
-                f"num_heads {self.vlm.num_heads} is not divisible by num_kv_heads {self.vlm.num_kv_heads}"
-            )
+            raise ValueError(f"num_heads {self.vlm.num_heads} is not divisible by num_kv_heads {self.vlm.num_kv_heads}")
         if self.vlm.head_dim % 2 or self.expert.width % 2 or self.vlm.width % 2:
-            raise ValueError("head_dim and both widths must be even: rotary, time and number embeddings are sine-cosine pairs")
+            raise ValueError(
+                "head_dim and both widths must be even: rotary, time and number embeddings are sine-cosine pairs"
+            )
         if self.vit.width % self.vit.num_heads:
             raise ValueError(f"vit.width {self.vit.width} is not divisible by vit.num_heads {self.vit.num_heads}")
         if self.image_size % self.vit.patch_size:
@@ -281,7 +281,8 @@ class TrainJob(Job):
             )
         if self.convention.cameras and self.convention.image_size != self.model.image_size:
             raise ValueError(
-                f"convention.image_size {self.convention.image_size} and model.image_size {self.model.image_size} differ"
+                f"convention.image_size {self.convention.image_size} and model.image_size {self.model.image_size} "
+                "must be equal"
             )
         return self
 

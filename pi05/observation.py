@@ -3,11 +3,16 @@
 Legend of letters in shapes: b batch, s prefix tokens, t prompt tokens, h action horizon, a padded action width.
 """
 
-from flax import struct
-from jaxtyping import Array, Bool, Float, Int
-import numpy as np
+from collections.abc import Mapping
 
-Actions = Float[Array, "b h a"]
+import jax
+import numpy as np
+from flax import struct
+from jaxtyping import Bool, Float, Int, Num
+
+AnyArray = jax.Array | np.ndarray
+"""On the host where data is made, on devices where the model eats it."""
+Actions = Float[jax.Array, "b h a"]
 
 TOKEN_BUCKET = 8
 """Prompts are trimmed to a multiple of this, so that few shapes are compiled."""
@@ -24,10 +29,10 @@ class Observation:
         token_mask: Which tokens exist.
     """
 
-    images: dict[str, Float[Array, "b height width 3"]]
-    image_masks: dict[str, Bool[Array, " b"]]
-    tokens: Int[Array, "b t"]
-    token_mask: Bool[Array, "b t"]
+    images: Mapping[str, Num[AnyArray, "b height width 3"]]
+    image_masks: Mapping[str, Bool[AnyArray, " b"]]
+    tokens: Int[AnyArray, "b t"]
+    token_mask: Bool[AnyArray, "b t"]
 
 
 def compact(observation: Observation) -> Observation:
@@ -39,7 +44,7 @@ def compact(observation: Observation) -> Observation:
     present = {name: image for name, image in observation.images.items() if np.any(observation.image_masks[name])}
     longest = int(np.max(np.sum(observation.token_mask, axis=1), initial=1))
     keep = min(-(-longest // TOKEN_BUCKET) * TOKEN_BUCKET, observation.tokens.shape[1])
-    return observation.replace(
+    return Observation(
         images=present,
         image_masks={name: observation.image_masks[name] for name in present},
         tokens=observation.tokens[:, :keep],

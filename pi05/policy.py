@@ -65,9 +65,7 @@ class Policy:
         """What data, checkpoint and evaluation must agree on."""
         return self.meta.convention
 
-    def act(
-        self, seeds: Sequence[int], query: int, states: Float[np.ndarray, "b d"]
-    ) -> Float[np.ndarray, "b h 8"]:
+    def act(self, seeds: Sequence[int], query: int, states: Float[np.ndarray, "b d"]) -> Float[np.ndarray, "b h 8"]:
         """Return a chunk of absolute joint targets (rad) and gripper for each episode.
 
         Args:

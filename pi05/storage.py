@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
@@ -97,7 +97,7 @@ def check_key(key: str) -> str:
 
 def crc32c(path: Path) -> str:
     """Return the CRC-32C (Castagnoli, RFC 3720) of a file as 8 hex digits."""
-    checksum = google_crc32c.Checksum()
+    checksum: Any = google_crc32c.Checksum()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             checksum.update(chunk)
@@ -105,14 +105,15 @@ def crc32c(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def disk_errors(action: str) -> Iterator[None]:
+def disk_errors(action: str) -> Generator[None]:
     """Turn a full or read-only disk during `action` into a TemporaryError with the remedy."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise TemporaryError(
-                f"disk full while {action}; nothing that was complete is lost; free some space and run the same command again"
+                f"disk full while {action}; nothing that was complete is lost; free some space and run the same "
+                "command again"
             ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise ConfigError(f"not allowed to write while {action}: {error}; choose another storage") from error
@@ -185,7 +186,7 @@ class Storage:
             path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def stage(self, key: str) -> Iterator[Path]:
+    def stage(self, key: str) -> Generator[Path]:
         """Yield an empty folder that becomes the artefact `key`, manifest last, when the block ends without error.
 
         An incomplete earlier attempt is removed; a complete artefact is never overwritten.
@@ -228,7 +229,7 @@ class Storage:
         return self.path(key)
 
     @contextlib.contextmanager
-    def lease(self, key: str) -> Iterator[None]:
+    def lease(self, key: str) -> Generator[None]:
         """Hold the right to write a run; raise TemporaryError when another process holds it.
 
         The operating system frees the lease with the process, however it ends.

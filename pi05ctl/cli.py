@@ -3,6 +3,8 @@
 stdout is for data, stderr for people. Imports inside functions are on purpose: `--help` loads no pydantic and no rich.
 """
 
+import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -198,7 +200,7 @@ def cancel(
     """End a run. It saves first; resume goes on from there."""
     controller = _controller()
     name = controller.find(run)
-    if not now:
+    if not now and controller.target.alive(name):
         _say(f"{name}: waiting until it has saved (--now does not)")
     if not controller.target.cancel(name, now):
         _say(f"{name} is not running: it is {controller.status(name).state}")
@@ -223,7 +225,7 @@ def results(output: OutputOption = Output.text) -> None:
     if output is Output.json:
         _out(report.results_json(found))
     elif found:
-        _table(report.RESULTS_HEADER, [report.result_row(result) for result in found])
+        _out(_table(report.RESULTS_HEADER, [report.result_row(result) for result in found]))
     else:
         _say(f"no finished evaluation in {controller.storage.url} yet; make one: pi05ctl submit pipeline pushcube")
 
@@ -274,8 +276,6 @@ def _usage(error: typer.TyperException) -> str:
 
 def _controller() -> "Controller":
     """Return the controller of the settings that hold here."""
-    import os
-
     from pi05ctl import settings
     from pi05ctl.controller import Controller
 
@@ -328,7 +328,7 @@ def _describe(controller: "Controller", submission: "Submission", follow: bool) 
         "started": "started",
         "resumed": "started again; it goes on from what it had saved",
         "running": "is running already",
-        "done": "is done already; --again makes a new one",
+        "done": "is done already (submit --again makes a new run)",
     }
     lines = [f"{run}  {words[submission.outcome]}", f"  writes  {controller.storage.url}/runs/{run}"]
     if submission.outcome != "done" and not follow:
@@ -361,7 +361,7 @@ def _ending(controller: "Controller", end: "RunStatus") -> str:
     """Return how a run ended: its number and its report."""
     from pi05ctl import report
 
-    number = report.metric(end)
+    number = report.metric(end) if end.state == "Done" else ""
     lines = [f"{end.run}  {end.state}" + (f"  {number}" if number else "")]
     page = f"runs/{end.run}/report/index.html"
     if end.state == "Done" and controller.storage.exists(page):
@@ -379,13 +379,11 @@ def _failure(end: "RunStatus") -> str:
 def _watch(look: "Callable[[], list[RunStatus]]", output: Output, until_ended: bool) -> None:
     """Show statuses again and again: in place on a terminal, elsewhere whenever something changed."""
     if output is Output.text and sys.stdout.isatty():
-        from rich.console import Console
         from rich.live import Live
+        from rich.text import Text
 
-        from pi05ctl.report import HEADER, rich_table, row
-
-        with Live(console=Console(), auto_refresh=False) as live:
-            _repeat(look, lambda s: live.update(rich_table(HEADER, map(row, s)), refresh=True), until_ended)
+        with Live(auto_refresh=False) as live:
+            _repeat(look, lambda s: live.update(Text.from_ansi(_status_table(s)), refresh=True), until_ended)
         return
     _repeat(look, lambda s: _print_statuses(s, output), until_ended)
 
@@ -408,24 +406,28 @@ def _repeat(
 
 
 def _print_statuses(statuses: "Sequence[RunStatus]", output: Output) -> None:
-    from pi05ctl.report import HEADER, row, status_json
+    from pi05ctl.report import status_json
 
     if output is Output.json:
         _out(status_json(statuses))
     elif statuses:
-        _table(HEADER, [row(status) for status in statuses])
+        _out(_status_table(statuses))
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: coloured on a terminal, aligned text elsewhere."""
-    from pi05ctl.report import rich_table, text_table
+def _status_table(statuses: "Sequence[RunStatus]") -> str:
+    from pi05ctl.report import HEADER, row
+
+    return _table(HEADER, [row(status) for status in statuses])
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table: in colour and as wide as the terminal, aligned text elsewhere."""
+    from pi05ctl.report import terminal_table, text_table
 
     if not sys.stdout.isatty():
-        _out(text_table(header, rows))
-        return
-    from rich.console import Console
-
-    Console().print(rich_table(header, rows))
+        return text_table(header, rows)
+    width = shutil.get_terminal_size().columns
+    return terminal_table(header, rows, width, colour="NO_COLOR" not in os.environ)
 
 
 def _print_log(controller: "Controller", run: str, start: int) -> int:

@@ -53,7 +53,7 @@ def follow(
 
 
 @contextmanager
-def display(clock: Callable[[], float], stream: TextIO = sys.stderr) -> Generator[Show, None, None]:
+def display(clock: Callable[[], float], stream: TextIO = sys.stderr) -> Generator[Show]:
     """Yield what shows statuses: a bar a run on a terminal, lines otherwise."""
     if not stream.isatty():
         yield _Lines(stream, clock)
@@ -117,6 +117,6 @@ def describe(status: RunStatus) -> str:
     left = f"{report.duration(status.left)} left" if status.left is not None else ""
     speed = report.speed(status.seconds_per_step)
     each = f"{speed} each" if speed and not status.ended else ""
-    why = "" if status.state == "Done" else status.why
+    why = "" if status.state in ("Done", "Pending") else status.why
     parts = (report.progress(status), report.metric(status), each, left, why)
     return "  ".join(part for part in parts if part)

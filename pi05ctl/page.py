@@ -5,7 +5,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 from pi05 import tasks
@@ -32,7 +32,7 @@ class Report:
         parts: The runs it is made of or rests on, itself included, in their order.
         losses: (step, loss) of the training.
         evaluation: What the evaluation found; None without one.
-        commands: What makes it again.
+        command: What makes it again.
         job_json: Its full configuration.
         written: When the page was written.
     """
@@ -46,15 +46,24 @@ class Report:
     written: str
 
 
-def write(target: LocalTarget, run: str, now: float) -> str:
+def write(target: LocalTarget, run: str, now: float, state: str | None = None) -> str:
     """Write the page of a run and return its address.
+
+    Args:
+        target: Where the run is.
+        run: Its name.
+        now: Seconds since 1970.
+        state: What to call its state instead of what it still is: a pipeline writes its page just before it is Done.
 
     Raises:
         UsageError: It is a run of demonstrations, which has neither a loss nor a success rate.
         DataError: A result cannot be read.
     """
     key = f"{RunPaths(run).root}/report/index.html"
-    target.storage.write(key, page(gather(target, run, now)).encode())
+    content = gather(target, run, now)
+    if state is not None:
+        content = replace(content, status=replace(content.status, state=state, why=""))
+    target.storage.write(key, page(content).encode())
     return f"{target.storage.url}/{key}"
 
 

@@ -120,7 +120,7 @@ class Pipeline:
     def _report(self) -> None:
         """Write the report; a report that cannot be written does not undo the work."""
         try:
-            page.write(self.target, self.run.run, self.clock())
+            page.write(self.target, self.run.run, self.clock(), state="Done")
         except (CtlError, JobError, OSError, ValueError) as error:
             self.events.emit("warning", message=f"no report: {error}")
 

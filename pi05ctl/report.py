@@ -3,26 +3,25 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pi05 import tasks
 from pi05ctl.results import Evaluation
 from pi05ctl.status import RunStatus, success
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 HEADER = ("RUN", "TASK", "KIND", "STATE", "PROGRESS", "SPEED", "METRIC", "LEFT", "AGE", "WHY")
 RESULTS_HEADER = ("TASK", "RUN", "POLICY", "EPISODES", "SUCCESS ONCE", "AT END", "95 % INTERVAL")
-COLOURS = {
-    "Running": "green",
-    "Done": "bold green",
-    "Failed": "bold red",
-    "Stalled": "bold yellow",
-    "Retrying": "yellow",
-    "Cancelled": "magenta",
+_DROP = ("TASK", "KIND", "SPEED", "AGE", "METRIC", "LEFT")
+"""Columns that a narrow terminal does without, in this order; task and kind are in the run's name anyway."""
+_COLOURS = {
+    "Running": "32",
+    "Done": "1;32",
+    "Failed": "1;31",
+    "Stalled": "1;33",
+    "Retrying": "33",
+    "Cancelled": "35",
 }
-"""How a terminal shows a state; others have its own colour."""
+"""How a terminal shows a state (SGR codes); other states have its own colour."""
 
 
 @dataclass(frozen=True)
@@ -107,23 +106,30 @@ def duration(seconds: float) -> str:
 
 def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return aligned columns for a file or a pipe: no line is cut, no space at its end."""
-    lines = [tuple(header), *(tuple(cells) for cells in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-    return "\n".join(line.rstrip() for line in padded) + "\n"
+    return "\n".join(_lines(header, list(rows), header)) + "\n"
 
 
-def rich_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
-    """Return the same for a terminal, which may be too narrow for the last column."""
-    from rich.table import Table
-    from rich.text import Text
+def terminal_table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int, colour: bool = True) -> str:
+    """Return the same for a terminal: states in colour, and no line longer than it is wide.
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in header:
-        table.add_column(name, no_wrap=name != "WHY", overflow="fold")
-    for cells in rows:
-        table.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in cells))
-    return table
+    A reason that does not fit goes under its run; then columns are left out rather than cut.
+    """
+    columns = [name for name in header if any(row[header.index(name)] for row in rows)]
+    reasons = [""] * len(rows)
+    lines = _lines(header, rows, columns)
+    if max(map(len, lines)) > width and "WHY" in columns:
+        columns.remove("WHY")
+        reasons = [row[header.index("WHY")] for row in rows]
+    for name in _DROP:
+        lines = _lines(header, rows, columns)
+        if max(map(len, lines)) > width and name in columns:
+            columns.remove(name)
+    title, *body = _lines(header, rows, columns)
+    text = [_painted(title, "1", colour)]
+    for line, row, reason in zip(body, rows, reasons, strict=True):
+        text.append(_with_state(line, row, colour))
+        text += [_painted(f"    {reason}", "2", colour)] if reason else []
+    return "\n".join(text) + "\n"
 
 
 def status_json(statuses: Sequence[RunStatus]) -> str:
@@ -173,3 +179,22 @@ def _percent(rate: float | None) -> str:
 
 def _json(content: Any) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _lines(header: Sequence[str], rows: Sequence[Sequence[str]], columns: Sequence[str]) -> list[str]:
+    """Return the header and the rows, of these columns, aligned."""
+    places = [header.index(name) for name in columns]
+    cells = [[line[place] for place in places] for line in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
+    return [line.rstrip() for line in padded]
+
+
+def _with_state(line: str, row: Sequence[str], colour: bool) -> str:
+    """Return a line with its state in colour."""
+    state = next((cell for cell in row if cell in _COLOURS), None)
+    return line if state is None else line.replace(f" {state}", f" {_painted(state, _COLOURS[state], colour)}", 1)
+
+
+def _painted(text: str, code: str, colour: bool) -> str:
+    return f"\033[{code}m{text}\033[0m" if colour else text

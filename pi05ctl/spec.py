@@ -79,6 +79,8 @@ class RunSpec(Section):
         if self.train_run and kind in (None, "eval"):
             words += ["--of", self.train_run]
         words += ["--preset", self.preset]
+        if self.again and kind in (None, self.kind):
+            words.append("--again")
         for path, value in sorted(self.overrides.items()):
             words += ["--set", f"{path}={format_value(value)}"]
         return shlex.join(words)

@@ -49,9 +49,7 @@ def embed(params: Params, tokens: Int[Array, "b s"], dtype: jnp.dtype) -> Float[
     return (table[tokens] * math.sqrt(table.shape[-1])).astype(dtype)
 
 
-def encode_prefix(
-    params: Params, x: Float[Array, "b s w"], mask: Bool[Array, "b s"], remat: bool = False
-) -> KeyValues:
+def encode_prefix(params: Params, x: Float[Array, "b s w"], mask: Bool[Array, "b s"], remat: bool = False) -> KeyValues:
     """Run the language model over the prefix.
 
     Args:
@@ -68,7 +66,9 @@ def encode_prefix(
         return x + _mlp(layer["mlp"], _rms_norm(layer["pre_ffw_norm"], x)), (k, v)
 
     layers = params["layers"]
-    x, (keys, values) = jax.lax.scan(_maybe_remat(layer_step, remat), x, jax.tree.map(lambda w: w[:-1], layers), unroll=_unroll(layers))
+    x, (keys, values) = jax.lax.scan(
+        _maybe_remat(layer_step, remat), x, jax.tree.map(lambda w: w[:-1], layers), unroll=_unroll(layers)
+    )
     last = jax.tree.map(lambda w: w[-1], layers)
     _, k, v = _project(last, "", _rms_norm(last["pre_attention_norm"], x), positions)
     return KeyValues(jnp.concatenate([keys, k[None]]), jnp.concatenate([values, v[None]]), mask)
@@ -99,7 +99,12 @@ def decode_suffix(
         y, gate = _adaptive_norm(layer["pre_ffw_norm_1"], x, condition)
         return x + _mlp(layer["mlp_1"], y) * gate, None
 
-    x, _ = jax.lax.scan(_maybe_remat(layer_step, remat), x, (params["layers"], prefix.keys, prefix.values), unroll=_unroll(params["layers"]))
+    x, _ = jax.lax.scan(
+        _maybe_remat(layer_step, remat),
+        x,
+        (params["layers"], prefix.keys, prefix.values),
+        unroll=_unroll(params["layers"]),
+    )
     return _adaptive_norm(params["final_norm_1"], x, condition)[0]
 
 

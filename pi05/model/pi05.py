@@ -26,8 +26,8 @@ def embed_prefix(
         for name, encoded in _encode_cameras(params, config, observation).items():
             tokens.append(encoded)
             masks.append(jnp.broadcast_to(observation.image_masks[name][:, None], encoded.shape[:2]))
-    tokens.append(gemma.embed(params["PaliGemma"]["llm"], observation.tokens, dtype))
-    masks.append(observation.token_mask)
+    tokens.append(gemma.embed(params["PaliGemma"]["llm"], jnp.asarray(observation.tokens), dtype))
+    masks.append(jnp.asarray(observation.token_mask))
     return jnp.concatenate(tokens, axis=1), jnp.concatenate(masks, axis=1)
 
 
@@ -44,9 +44,7 @@ def velocity(
     x = _dense(params["action_in_proj"], noisy_actions)
     condition = _dense(params["time_mlp_in"], flow.time_embedding(time, config.expert.width))
     condition = jax.nn.silu(_dense(params["time_mlp_out"], jax.nn.silu(condition)))
-    x = gemma.decode_suffix(
-        params["PaliGemma"]["llm"], prefix, x.astype(config.dtype), condition, config.remat
-    )
+    x = gemma.decode_suffix(params["PaliGemma"]["llm"], prefix, x.astype(config.dtype), condition, config.remat)
     return _dense(params["action_out_proj"], x.astype(jnp.float32))
 
 
@@ -82,7 +80,7 @@ def sample(
 def _encode_cameras(params: Params, config: ModelConfig, observation: Observation) -> dict[str, Array]:
     """Run the image tower once over the cameras of all samples."""
     names = list(observation.images)
-    stacked = jnp.concatenate([_to_float(observation.images[name]) for name in names])
+    stacked = jnp.concatenate([_to_float(jnp.asarray(observation.images[name])) for name in names])
     encoded = siglip.encode_images(
         params["PaliGemma"]["img"], stacked, config.vit.patch_size, jnp.dtype(config.dtype), config.remat
     )

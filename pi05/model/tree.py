@@ -8,6 +8,7 @@ import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -15,8 +16,8 @@ from flax import traverse_util
 
 from pi05.config import GemmaConfig, ModelConfig, VitConfig
 
-Params = dict[str, "Params | jax.Array | np.ndarray"]
-"""A nested dictionary of arrays."""
+Params = dict[str, Any]
+"""A nested dictionary of arrays, of depth as the paths say."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def count(config: ModelConfig) -> int:
 
 def flatten(params: Params) -> dict[str, jax.Array]:
     """Return `{slash-separated path: array}`."""
-    return traverse_util.flatten_dict(params, sep="/")
+    return cast(dict[str, jax.Array], traverse_util.flatten_dict(params, sep="/"))
 
 
 def nest(flat: Mapping[str, jax.Array | np.ndarray]) -> Params:

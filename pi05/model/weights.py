@@ -4,13 +4,14 @@ Two forms are read: a released checkpoint, and one of a trainer that kept an ext
 checked leaf by leaf against the sizes of the model before any array is loaded.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.sharding import Sharding
 
 from pi05.config import ModelConfig
 from pi05.errors import DataError
@@ -26,7 +27,7 @@ def write(folder: Path, params: tree.Params) -> None:
         checkpointer.save(folder.absolute(), {"params": params})
 
 
-def read(folder: Path, config: ModelConfig, sharding: dict[str, Sharding] | None = None) -> dict[str, jax.Array]:
+def read(folder: Path, config: ModelConfig, sharding: Mapping[str, Any] | None = None) -> dict[str, jax.Array]:
     """Read parameters as float32, by path.
 
     Args:
@@ -86,9 +87,7 @@ def _leaves(folder: Path) -> dict[str, tuple[tuple[str, ...], jax.ShapeDtypeStru
     return found
 
 
-def _load(
-    folder: Path, keys: dict[str, tuple[str, ...]], sharding: dict[str, Sharding] | None
-) -> dict[str, jax.Array]:
+def _load(folder: Path, keys: dict[str, tuple[str, ...]], sharding: Mapping[str, Any] | None) -> dict[str, jax.Array]:
     """Load every leaf as float32, straight to where it belongs."""
 
     def argument(path: str) -> ocp.RestoreArgs:

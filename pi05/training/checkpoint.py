@@ -28,7 +28,7 @@ from pi05.data import stats
 from pi05.data.tokenizer import Tokenizer
 from pi05.data.transforms import Recipe
 from pi05.errors import ConfigError, DataError
-from pi05.model import tree, weights
+from pi05.model import weights
 from pi05.storage import RunPaths, Storage
 from pi05.training import step as training
 from pi05.training.step import TrainState
@@ -79,9 +79,7 @@ def save(storage: Storage, key: str, state: TrainState, recipe: Recipe, meta: Ch
         (folder / META).write_text(meta.model_dump_json(indent=1))
 
 
-def restore(
-    folder: Path, mesh: Mesh, model: ModelConfig, train: TrainConfig
-) -> TrainState:
+def restore(folder: Path, mesh: Mesh, model: ModelConfig, train: TrainConfig) -> TrainState:
     """Read a verified checkpoint onto the mesh, on as many devices as it has."""
     check_settings(folder, model, train)
     sharding = training.state_sharding(mesh, model, train)

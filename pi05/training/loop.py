@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from pi05.config import TrainJob
@@ -57,7 +57,10 @@ class Training:
     def fit(self, state: TrainState, around: Surroundings) -> TrainState:
         """Train from `state` to the last step; save on schedule, at the end and when asked to stop."""
         train, first = self.job.train, int(state.step)
-        step_function, metrics = make_step(self.mesh, self.job.model, train), meter.Meter(train.patience, time.monotonic)
+        step_function, metrics = (
+            make_step(self.mesh, self.job.model, train),
+            meter.Meter(train.patience, time.monotonic),
+        )
         with _Prefetch(self._batches(first)) as ahead:
             for done, batch in zip(range(first + 1, train.steps + 1), ahead, strict=False):
                 state, values = step_function(state, batch)
@@ -79,7 +82,7 @@ class Training:
         return (jax.device_put(Batch(s.observation, s.actions, s.real), place) for s in samples)
 
     def _report(self, step: int, values: meter.Metrics, around: Surroundings) -> None:
-        print(meter.line(step, values), flush=True)
+        print(meter.line(step, values), flush=True)  # noqa: T201 - the line that people grep
         around.events.emit("progress", step=step, total=self.job.train.steps, unit="steps", metrics=values)
 
     def _save(self, step: int, state: TrainState, around: Surroundings) -> None:

@@ -54,8 +54,8 @@ class Meter:
         if self._patience and step >= self._patience and metrics["explained"] < LEARNED:
             raise NotLearning(
                 f"after {step} steps the loss {metrics['loss']:.3f} is still that of predicting nothing (explained "
-                f"{metrics['explained']:.1%}, at least {LEARNED:.0%} is required by step {self._patience}). Try another "
-                "train.seed, a lower train.optimizer.peak_lr or a longer train.optimizer.warmup_steps"
+                f"{metrics['explained']:.1%}, at least {LEARNED:.0%} is required by step {self._patience}). Try "
+                "another train.seed, a lower train.optimizer.peak_lr or a longer train.optimizer.warmup_steps"
             )
 
 

@@ -4,18 +4,19 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float
 
 from pi05.config import OptimizerConfig
 
-Schedule = Callable[[Int[Array, ""] | int], Float[Array, ""]]
+Schedule = Callable[[ArrayLike], Float[Array, ""]]
 
 
 def schedule(config: OptimizerConfig, steps: int) -> Schedule:
     """Return step -> learning rate: linear from peak / (warmup + 1), then half a cosine to end_lr at decay_steps."""
     warmup, decay = config.warmup_steps, config.decay_steps or steps
 
-    def learning_rate(step: Int[Array, ""] | int) -> Float[Array, ""]:
+    def learning_rate(count: ArrayLike) -> Float[Array, ""]:
+        step = jnp.asarray(count)
         rising = config.peak_lr * (step + 1) / (warmup + 1)
         fraction = jnp.clip((step - warmup) / (decay - warmup), 0.0, 1.0)
         falling = config.end_lr + (config.peak_lr - config.end_lr) * 0.5 * (1 + jnp.cos(jnp.pi * fraction))

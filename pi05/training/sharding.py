@@ -1,6 +1,7 @@
 """Where arrays live: a mesh of devices, the FSDP rule for parameters and the split of a batch."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from pi05.errors import ConfigError
 DATA, FSDP = "data", "fsdp"
 
 
-def make_mesh(fsdp_devices: int, batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(fsdp_devices: int, batch_size: int, devices: Sequence[Any] | None = None) -> Mesh:
     """Return devices as a (data, fsdp) mesh.
 
     Args:

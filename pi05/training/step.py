@@ -6,6 +6,7 @@ have drawn, on any number of devices.
 
 import re
 from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from pi05.config import ModelConfig, TrainConfig
 from pi05.errors import ConfigError
 from pi05.model import flow, pi05, tree
-from pi05.observation import Actions, Observation
+from pi05.observation import AnyArray, Observation
 from pi05.training import sharding
 from pi05.training.optimizer import optimizer, schedule
 
@@ -36,8 +37,8 @@ class Batch:
     """
 
     observation: Observation
-    actions: Actions
-    real: Bool[Array, "b h a"]
+    actions: Float[AnyArray, "b h a"]
+    real: Bool[AnyArray, "b h a"]
 
 
 @struct.dataclass
@@ -94,7 +95,7 @@ def loss_and_metrics(
         loss_real: The same over the robot's own dimensions inside the episode, without padding.
         explained: 1 - loss / (loss of predicting zero velocity); near 0 means that nothing was learned.
     """
-    predicted, target = pi05.predict(params, config, batch.observation, batch.actions, noise, time)
+    predicted, target = pi05.predict(params, config, batch.observation, jnp.asarray(batch.actions), noise, time)
     squared = jnp.square(predicted - target)
     loss = squared.mean()
     real = jnp.broadcast_to(batch.real, squared.shape)
@@ -121,7 +122,7 @@ def update(
 
     gradients, metrics = jax.grad(objective, has_aux=True)(trainable)
     changes, opt_state = optimizer(train.optimizer, train.steps).update(gradients, state.opt_state, trainable)
-    trainable = optax.apply_updates(trainable, changes)
+    trainable = cast(Flat, optax.apply_updates(cast(optax.Params, trainable), changes))
     params = {**state.params, **trainable}
     metrics |= {
         "grad_norm": optax.tree.norm(gradients),

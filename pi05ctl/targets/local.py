@@ -197,7 +197,7 @@ class LocalTarget:
             self._sleep(_POLL)
 
     @contextlib.contextmanager
-    def _submitting(self, run: str) -> Generator[None, None, None]:
+    def _submitting(self, run: str) -> Generator[None]:
         """Hold the right to submit this run; wait for another submission of it to finish."""
         until = time.monotonic() + _LOCK_PATIENCE
         with contextlib.ExitStack() as held:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pi05 import tasks
-from pi05.config import DemosJob, EvalJob, TrainJob, load_job
+from pi05.config import AnyJob, DemosJob, EvalJob, TrainJob, load_job
 from pi05.errors import ConfigError
 from pi05.events import LIMIT, Event, EventWriter, parse
 from tests.conftest import options
@@ -19,7 +19,7 @@ EVAL = {**COMMON, "kind": "eval", "dataset": "d", "train_run": "t", "eval": TINY
 DEMOS = {**COMMON, "kind": "demos", "dataset": "d", "demos": {"count": 3}, "planner_python": "python"}
 
 
-def job(tmp_path: Path, content: dict) -> object:
+def job(tmp_path: Path, content: dict) -> AnyJob:
     path = tmp_path / "job.json"
     path.write_text(json.dumps(content))
     return load_job(path)

@@ -34,7 +34,7 @@ class Checker(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.links: list[str] = []
+        self.links: list[str | None] = []
         self.words = ""
 
     def handle_starttag(self, tag, attrs):

@@ -292,14 +292,37 @@ def test_the_status_table_is_golden():
     assert text == path.read_text(), f"UPDATE_GOLDEN=1 scripts/test fast rewrites {path.name}"
 
 
-def test_a_terminal_shows_the_same_words():
-    from rich.console import Console
+ROWS = [report.row(status) for status in TABLE]
 
-    console = Console(width=300, color_system=None)
-    with console.capture() as shown:
-        console.print(report.rich_table(report.HEADER, [report.row(status) for status in TABLE]))
-    plain = report.text_table(report.HEADER, [report.row(status) for status in TABLE])
-    assert shown.get().split() == plain.split()
+
+def test_a_wide_terminal_shows_the_same():
+    assert report.terminal_table(report.HEADER, ROWS, 300, colour=False) == report.text_table(report.HEADER, ROWS)
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 140, 160])
+def test_a_narrow_terminal_leaves_columns_out_and_cuts_nothing(width):
+    text = report.terminal_table(report.HEADER, ROWS, width, colour=False)
+    rows = [line for line in text.splitlines() if not line.startswith(" ")]
+    assert max(map(len, rows)) <= width
+    for status in TABLE:
+        assert any(line.startswith(status.run) and status.state in line for line in rows)
+        assert " ".join(status.why.split()) in text
+
+
+def test_a_wider_terminal_shows_more():
+    headers = [report.terminal_table(report.HEADER, ROWS, width).splitlines()[0] for width in (80, 120, 160, 300)]
+    counts = [len(header.split()) for header in headers]
+    assert counts == sorted(counts)
+    assert counts[0] < counts[-1]
+
+
+def test_columns_that_nobody_fills_are_left_out():
+    text = report.terminal_table(report.HEADER, [report.row(TABLE[1])], 300, colour=False)
+    assert text.split("\n")[0].split() == ["RUN", "TASK", "KIND", "STATE", "AGE", "WHY"]
+
+
+def test_a_state_is_in_colour():
+    assert "\033[1;31mFailed\033[0m" in report.terminal_table(report.HEADER, ROWS, 300)
 
 
 def test_json_has_every_field_and_every_run():

@@ -154,7 +154,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(checkpoint.stats, "write", full)  # after the weights, so that a half checkpoint lies there
     around = new_around(tmp_path)
-    with pytest.raises(TemporaryError, match="disk full while writing .*/checkpoints/20; nothing that was complete"):
+    with pytest.raises(TemporaryError, match=r"disk full while writing .*/checkpoints/20; nothing that was complete"):
         run(make_training(), around)
     assert checkpoint.steps(around.storage, around.paths.run) == [10]
     assert [path.name for path in around.storage.path(around.paths.checkpoints).iterdir()] == ["10"]
@@ -172,7 +172,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(around: Arou
 
 def test_a_run_that_learns_nothing_is_stopped_with_words(around: Around) -> None:
     idle = TRAIN.optimizer.model_copy(update={"peak_lr": 1e-12, "end_lr": 0.0})
-    with pytest.raises(NotLearning, match="after 5 steps the loss .* is still that of predicting nothing"):
+    with pytest.raises(NotLearning, match=r"after 5 steps the loss .* is still that of predicting nothing"):
         run(make_training(TRAIN.model_copy(update={"optimizer": idle, "patience": 5})), around)
 
 
