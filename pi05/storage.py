@@ -106,15 +106,22 @@ def crc32c(path: Path) -> str:
 
 @contextlib.contextmanager
 def disk_errors(action: str) -> Generator[None]:
-    """Turn a full or read-only disk during `action` into a TemporaryError with the remedy."""
+    """Turn a full or read-only disk during `action` into an error with the remedy.
+
+    The writer of checkpoints (tensorstore) reports a full disk as a ValueError with the system's words.
+    """
+    full = TemporaryError(
+        f"disk full while {action}; nothing that was complete is lost; free some space and run the same command again"
+    )
     try:
         yield
+    except ValueError as error:
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise full from error
+        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise TemporaryError(
-                f"disk full while {action}; nothing that was complete is lost; free some space and run the same "
-                "command again"
-            ) from error
+            raise full from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise ConfigError(f"not allowed to write while {action}: {error}; choose another storage") from error
         raise

@@ -19,6 +19,8 @@ from pi05ctl.status import RunStatus
 from pi05ctl.targets.local import LocalTarget, Submission
 
 ALL = "all"
+RETRIED = ("Failed", "Cancelled")
+"""States of a stage that a pipeline starts again."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,11 @@ class Controller:
         return [(s, results.read(self.storage, s.run)) for s in done]
 
     def _shown(self, own: RunStatus, below: Sequence[str]) -> list[RunStatus]:
-        return [self.status(run) for run in below] if below else [own]
+        """Return what to show of a run; a stage that failed earlier waits while its pipeline is on the way to it."""
+        if not below:
+            return [own]
+        stages_now = [self.status(run) for run in below]
+        return [self._not_yet(s.run) if s.state in RETRIED and not own.ended else s for s in stages_now]
 
     def _spec(self, request: Request, kind: Kind, task: str, target: str, overrides: dict[str, Any]) -> RunSpec:
         """Return the spec of one task."""

@@ -124,6 +124,8 @@ def page(content: Report) -> str:
 def _parts(target: LocalTarget, run: Rendered, now: float) -> list[str]:
     """Return the names of the runs that the report is about, in the order they ran."""
     below = [stage.run for stage in stages(run)]
+    if isinstance(run.job, EvalJob) and run.job.eval.policy == "oracle":
+        below = [run.run]  # nothing was trained for it
     if not below:
         train = run.job.train_run if isinstance(run.job, EvalJob) else run.run
         evaluation = run.run if isinstance(run.job, EvalJob) else _newest_evaluation(target, train, now)

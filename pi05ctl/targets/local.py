@@ -34,8 +34,8 @@ PROGRAMS = {
     "eval": "pi05.jobs.evaluate",
     "pipeline": "pi05ctl.pipeline",
 }
-_TAIL = 1 << 17
-"""Bytes of a log's end that a snapshot reads: more than 30 events of the largest size."""
+_TAIL, _LAST_WORDS = 1 << 17, 1 << 14
+"""Bytes of a log's end that a snapshot reads of a run that is alive, and of one that is not."""
 _POLL = 0.05
 _LOCK_PATIENCE = 30.0
 """Seconds that a submission waits for another one of the same run to finish."""
@@ -143,7 +143,7 @@ class LocalTarget:
             return None
         record, job = self._record(run), self._json(paths.job)
         alive = self.alive(run)  # before the files: one that ended in between is seen alive, not without a verdict
-        events, last_line = self._tail(run)
+        events, last_line = self._tail(run, _TAIL if alive else _LAST_WORDS)
         return Snapshot(
             run=run,
             spec=record.spec,
@@ -283,11 +283,11 @@ class LocalTarget:
             return {}
         return cast("dict[str, Any]", content) if isinstance(content, dict) else {}
 
-    def _tail(self, run: str) -> tuple[tuple[Event, ...], str]:
+    def _tail(self, run: str, length: int) -> tuple[tuple[Event, ...], str]:
         """Return the events and the last other line in the end of the log."""
         path = self.storage.path(RunPaths(run).log)
         size = path.stat().st_size if path.is_file() else 0
-        text = self.log(run, max(size - _TAIL, 0)).decode(errors="replace")
+        text = self.log(run, max(size - length, 0)).decode(errors="replace")
         lines = text.splitlines()
         events = tuple(event for line in lines if (event := parse(line)) is not None)
         prose = [line for line in lines if line.strip() and not line.startswith(PREFIX)]
