@@ -1,10 +1,12 @@
 """Prompts to tokens: PaliGemma's SentencePiece file when one is given, else a small one that this module trains.
 
-The small tokenizer (tiny_tokenizer.model beside this file) is remade by `python -m pi05.data.tokenizer`. It knows the
-six sentences, printable ASCII, and each of the 257 state numbers as one token. Special ids are PaliGemma's.
+The small tokenizer (tiny_tokenizer.model beside this file) is remade by `python -m pi05.data.tokenizer`. It knows each
+word of the six sentences and each of the 257 state numbers as one token, and printable ASCII besides. Special ids are
+PaliGemma's.
 """
 
 import io
+import re
 import string
 from collections.abc import Sequence
 from functools import cached_property
@@ -85,16 +87,18 @@ def prompts(sentence: str, states: Float[np.ndarray, "b d"] | None, rows: int) -
 
 def train_tiny() -> bytes:
     """Train the small tokenizer on the six sentences; the same bytes every time."""
+    texts = [f"Task: {task.sentence}, State: ;Action: " for task in tasks.TASKS.values()]
+    words = sorted({word for text in texts for word in re.findall(r"[A-Za-z]+", text)})
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([f"Task: {task.sentence}, State: ;Action: " for task in tasks.TASKS.values()]),
+        sentence_iterator=iter(texts),
         model_writer=model,
         model_type="unigram",
         vocab_size=512,
         hard_vocab_limit=False,
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
-        user_defined_symbols=["\n", *map(_piece, NUMBERS)],
+        user_defined_symbols=["\n", "Action", *map(_piece, [*NUMBERS, *words])],
         required_chars=string.digits + string.ascii_letters + string.punctuation,
         pad_id=_PAD,
         eos_id=_EOS,
@@ -106,9 +110,9 @@ def train_tiny() -> bytes:
     return model.getvalue()
 
 
-def _piece(number: int) -> str:
-    """Return how a number after a space is spelled in SentencePiece."""
-    return f"▁{number}"
+def _piece(word: str | int) -> str:
+    """Return how a word or number after a space is spelled in SentencePiece."""
+    return f"▁{word}"
 
 
 if __name__ == "__main__":
