@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from pydantic import ValidationError
 
@@ -28,6 +27,12 @@ from pi05ctl.targets.local import LocalTarget
 _POLL = 0.5
 _SAY_EVERY = 2.0
 """Seconds between two events of progress."""
+
+
+class Stopped(JobError):
+    """Somebody asked the pipeline to end; its stage was cancelled."""
+
+    exit_code = TERMINATED
 
 
 class StageFailed(JobError):
@@ -52,12 +57,14 @@ class Pipeline:
         run: The pipeline's run.
         target: Where the stages run.
         events: What it says.
+        stopping: Whether somebody asked it to end.
         clock, sleep: Time.
     """
 
     run: Rendered
     target: LocalTarget
     events: EventWriter
+    stopping: Callable[[], bool]
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
 
@@ -70,14 +77,10 @@ class Pipeline:
 
     def _stage(self, stage: Rendered) -> RunStatus:
         """Submit one stage and wait for it; raise StageFailed when it ends without success."""
-        try:
-            outcome = self.target.submit(stage, parent=self.run.run).outcome
-            sys.stderr.write(f"{stage.run}: {outcome}\n")
-            ended = self._watch(stage.run)
-        except SystemExit:
-            if self.target.alive(stage.run):
-                self.target.cancel(stage.run)
-            raise
+        self._check_stop()
+        outcome = self.target.submit(stage, parent=self.run.run).outcome
+        sys.stderr.write(f"{stage.run}: {outcome}\n")
+        ended = self._watch(stage.run)
         if ended.state != "Done":
             raise StageFailed(ended)
         return ended
@@ -95,9 +98,17 @@ class Pipeline:
             if now.ended:
                 return now
             for _ in range(int(_SAY_EVERY / _POLL)):
+                self._check_stop(stage)
                 self.sleep(_POLL)
                 if not self.target.alive(stage):
                     break
+
+    def _check_stop(self, stage: str | None = None) -> None:
+        """Cancel the stage, which saves first, and raise Stopped when somebody asked the pipeline to end."""
+        if self.stopping():
+            if stage is not None:
+                self.target.cancel(stage)
+            raise Stopped("stopped by a signal; start it again to go on")
 
     def _status(self, run: str) -> RunStatus:
         """Return how a stage stands."""
@@ -135,27 +146,24 @@ def main(argv: list[str]) -> int:
             storage.write(paths.status, event.model_dump_json(exclude_none=True).encode())
 
         events = EventWriter(job.run, sys.stdout, time.time, keep)
-        signal.signal(signal.SIGTERM, _terminate)
+        signals: list[int] = []
+        signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
         with storage.lease(paths.lease):
-            return _guarded(job, storage, events)
+            return _guarded(job, storage, events, lambda: bool(signals))
     except JobError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
 
 
-def _guarded(job: PipelineJob, storage: Storage, events: EventWriter) -> int:
+def _guarded(job: PipelineJob, storage: Storage, events: EventWriter, stopping: Callable[[], bool]) -> int:
     """Run the stages and turn what goes wrong into an event and an exit code."""
     target = LocalTarget(storage, job.local)
     try:
-        Pipeline(target.load(job.run), target, events).work()
+        Pipeline(target.load(job.run), target, events, stopping).work()
     except (CtlError, JobError) as error:
         sys.stderr.write(f"{error}\n")
         events.emit("failed", message=str(error), exit_code=error.exit_code)
         return error.exit_code
-    except SystemExit:
-        message = "stopped by a signal; its stage was cancelled"
-        events.emit("failed", message=message, exit_code=TERMINATED)
-        return TERMINATED
     return 0
 
 
@@ -168,13 +176,6 @@ def _read(argv: list[str]) -> PipelineJob:
     except (OSError, ValidationError) as error:
         text = explain(error) if isinstance(error, ValidationError) else error
         raise ConfigError(f"{argv[0]} is not a pipeline's job: {text}") from error
-
-
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    """End the pipeline, and only once: what follows must not be interrupted."""
-    del frame
-    signal.signal(signum, signal.SIG_IGN)
-    raise SystemExit(TERMINATED)
 
 
 if __name__ == "__main__":

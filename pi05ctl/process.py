@@ -38,6 +38,10 @@ class Process:
     exit_code: int | None = None
     problem: str | None = None
 
+    def exists(self) -> bool:
+        """Whether this very process is there (and not another one that was given its pid since)."""
+        return self.pid is not None and self.identity is not None and identity(self.pid) == self.identity
+
     def to_json(self) -> bytes:
         """Return the content of process.json."""
         return json.dumps(asdict(self), indent=1).encode() + b"\n"

@@ -196,12 +196,13 @@ def _alive(snapshot: Snapshot, now: float) -> tuple[str, str, str]:
     if process is not None and process.waiting:
         return "Queued", "waits for a free slot (jobs_at_once in pi05.toml)", ""  # rule 2
     events = [event for event in _all_events(snapshot) if event.time >= _started(snapshot)]
-    if not events and process is not None and now - _started(snapshot) < STALLED_AFTER:
-        if process.attempt == 1:
+    since = _started(snapshot) or now
+    if not events and now - since < STALLED_AFTER:
+        if process is None or process.attempt == 1:
             return "Starting", "", ""  # rule 3
         return "Retrying", f"attempt {process.attempt}", ""  # rule 4
-    silent = now - (events[-1].time if events else _started(snapshot))
-    if silent >= STALLED_AFTER and (events or process is not None):
+    silent = now - (events[-1].time if events else since)
+    if silent >= STALLED_AFTER:
         minutes = f"no event for {silent / 60:.0f} min"
         return "Stalled", minutes, f"pi05ctl logs {snapshot.run}"  # rule 5
     warning = _latest(events, "warning")

@@ -45,7 +45,7 @@ def integrate(
 ) -> Float[Array, "b h a"]:
     """Follow the velocity from noise at t = 1 to data at t = 0 in equal Euler steps."""
 
-    def step(i: int, x: Array) -> Array:
+    def step(i: Array, x: Array) -> Array:
         time = jnp.full(x.shape[0], 1 - i / steps, jnp.float32)
         return x - velocity(x, time) / steps
 

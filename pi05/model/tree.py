@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-import jax
 import numpy as np
 from flax import traverse_util
 
 from pi05.config import GemmaConfig, ModelConfig, VitConfig
+from pi05.observation import AnyArray
 
 Params = dict[str, Any]
 """A nested dictionary of arrays, of depth as the paths say."""
@@ -84,12 +84,12 @@ def count(config: ModelConfig) -> int:
     return sum(math.prod(leaf.shape) for leaf in leaves(config).values())
 
 
-def flatten(params: Params) -> dict[str, jax.Array]:
+def flatten(params: Params) -> dict[str, AnyArray]:
     """Return `{slash-separated path: array}`."""
-    return cast(dict[str, jax.Array], traverse_util.flatten_dict(params, sep="/"))
+    return cast(dict[str, AnyArray], traverse_util.flatten_dict(params, sep="/"))
 
 
-def nest(flat: Mapping[str, jax.Array | np.ndarray]) -> Params:
+def nest(flat: Mapping[str, Any]) -> Params:
     """Undo `flatten`."""
     return traverse_util.unflatten_dict(dict(flat), sep="/")
 

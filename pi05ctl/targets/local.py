@@ -23,7 +23,7 @@ from pi05.events import PREFIX, Event, parse
 from pi05.storage import RunPaths, Storage
 from pi05ctl import inputs
 from pi05ctl.errors import TargetError, UsageError
-from pi05ctl.process import Process, alive_key, cancel_key, from_json, identity, record_key
+from pi05ctl.process import Process, alive_key, cancel_key, from_json, record_key
 from pi05ctl.render import Local, PipelineJob, Rendered, moved, stages, to_json
 from pi05ctl.spec import RunSpec
 from pi05ctl.status import Snapshot, fold
@@ -161,7 +161,10 @@ class LocalTarget:
     def alive(self, run: str) -> bool:
         """Return whether a process of the run exists."""
         # The job's own lease only counts without a supervisor, so that looking never disturbs a job that takes it.
-        return self.storage.leased(alive_key(run)) or self.storage.leased(RunPaths(run).lease)
+        if self.storage.leased(alive_key(run)) or self.storage.leased(RunPaths(run).lease):
+            return True
+        process = self._process(run)  # of a killed supervisor, before it has taken its lease
+        return process is not None and process.exists()
 
     def log(self, run: str, start: int = 0) -> bytes:
         """Return everything that the run printed, from byte `start` on."""
@@ -296,7 +299,7 @@ class LocalTarget:
 
 def _send(process: Process, number: signal.Signals) -> bool:
     """Signal a job's process, and no other that may have its pid by now; return whether that was done."""
-    if process.pid is None or process.identity is None:
+    if process.pid is None:
         return False
     try:
         handle = os.pidfd_open(process.pid)
@@ -304,7 +307,7 @@ def _send(process: Process, number: signal.Signals) -> bool:
         return False
     try:
         # The handle is of whoever has the pid now; if that is the job, the signal reaches it or nobody.
-        if identity(process.pid) != process.identity:
+        if not process.exists():
             return False
         signal.pidfd_send_signal(handle, number)
         return True

@@ -57,7 +57,7 @@ CASES = {
         "bucket away",
     ),
     "started by hand": (seen(alive=True, events=(PROGRESS,)), "Running", ""),
-    "started by hand, silent": (seen(alive=True), "Running", ""),
+    "no process is known yet": (seen(alive=True), "Starting", ""),
     "finished but not gone": (seen(alive=True, process=process(), events=(FINISHED,)), "Running", ""),
     "silent for long": (
         seen(alive=True, process=process(3000), events=(event("progress", 700, step=1, total=2),)),

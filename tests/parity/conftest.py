@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -22,8 +23,8 @@ class Golden:
 
     folder: Path
     meta: dict
-    params: dict[str, np.ndarray]
-    inputs: dict[str, np.ndarray]
+    params: dict[str, jax.Array]
+    inputs: dict[str, jax.Array]
     outputs: dict[str, np.ndarray]
 
     def model(self, dtype: str = "float32", remat: bool = False) -> ModelConfig:
@@ -71,6 +72,9 @@ def golden() -> Golden:
         with np.load(folder / name) as file:
             return dict(file)
 
+    def load_onto_device(name: str) -> dict[str, jax.Array]:
+        return {key: jnp.asarray(value) for key, value in load(name).items()}
+
     jax.config.update("jax_default_matmul_precision", "highest")
     meta = json.loads((folder / "meta.json").read_text())
-    return Golden(folder, meta, load("params.npz"), load("inputs.npz"), load("outputs.npz"))
+    return Golden(folder, meta, load_onto_device("params.npz"), load_onto_device("inputs.npz"), load("outputs.npz"))

@@ -1,5 +1,6 @@
 """Demonstrations from the real planner, replayed in this environment; and planners that fail in every way."""
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -164,10 +165,12 @@ def test_a_replay_that_differs_or_fails_is_told(blocks: Path, simulator: Simulat
     recording = block.recordings[2]
     good = replay(simulator, recording)
     assert (good.success, good.exact, good.difference) == (True, True, 0.0)
-    recording.actions[10:, 0] += 0.2
-    bad = replay(simulator, recording)
+    turned = recording.actions.copy()
+    turned[10:, 0] += 0.2
+    bad = replay(simulator, dataclasses.replace(recording, actions=turned))
     assert (bad.success, bad.exact) == (False, False)
     assert bad.difference > 0.01
+    assert replay(simulator, recording).exact, "the bad episode must leave nothing behind"
 
 
 # ---- Planners that fail ----------------------------------------------------------------------------------------------
