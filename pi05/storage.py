@@ -186,8 +186,8 @@ class Storage:
     def delete(self, key: str) -> None:
         """Remove an object or folder; the manifest goes first, so that no reader takes a half-deleted artefact."""
         path = self.path(key)
-        (path / MANIFEST).unlink(missing_ok=True)
         if path.is_dir():
+            (path / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)

@@ -89,5 +89,5 @@ TASKS = {task.name: task for task in _TABLE}
 def find(name: str) -> Task:
     """Return the task called `name`; raise ConfigError naming the nearest one otherwise."""
     if name not in TASKS:
-        raise ConfigError(f"unknown task {name!r}{nearest(name, TASKS)} Tasks: {', '.join(TASKS)}")
+        raise ConfigError(f"unknown task {name!r}{nearest(name, TASKS) or ';'} tasks are {', '.join(TASKS)}")
     return TASKS[name]

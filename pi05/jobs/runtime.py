@@ -76,7 +76,9 @@ class Context:
 
 def main(job_type: type[JobT], work: Callable[[JobT, Context], None]) -> None:
     """Run `work` on the job named on the command line and exit with its code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True
+    )
     sys.exit(run(job_type, work, sys.argv[1:]))
 
 

@@ -110,7 +110,7 @@ def decode_suffix(
 
 def _unroll(layers: Params) -> int:
     """Unroll a few layers, which a CPU compiles and runs a third faster; loop over many."""
-    depth = layers["attn"]["q_einsum"]["w"].shape[0]
+    depth = layers["mlp"]["linear"].shape[0]
     return depth if depth <= _UNROLLED else 1
 
 
@@ -121,8 +121,11 @@ def _maybe_remat(step: Callable, remat: bool) -> Callable:
 def _project(layer: Params, suffix: str, x: Array, positions: Array) -> tuple[Array, Array, Array]:
     """Return rotated and scaled queries (b t n d), rotated keys and values (b t k d)."""
     attention = layer["attn"]
-    q = jnp.einsum("btw,nwd->btnd", x, attention[f"q_einsum{suffix}"]["w"].astype(x.dtype))
-    k, v = jnp.einsum("bsw,ckwd->cbskd", x, attention[f"kv_einsum{suffix}"]["w"].astype(x.dtype))
+    if f"qkv_einsum{suffix}" in attention:
+        q, k, v = jnp.einsum("bsw,cnwd->cbsnd", x, attention[f"qkv_einsum{suffix}"]["w"].astype(x.dtype))
+    else:
+        q = jnp.einsum("btw,nwd->btnd", x, attention[f"q_einsum{suffix}"]["w"].astype(x.dtype))
+        k, v = jnp.einsum("bsw,ckwd->cbskd", x, attention[f"kv_einsum{suffix}"]["w"].astype(x.dtype))
     return _rotate(q, positions) * q.shape[-1] ** -0.5, _rotate(k, positions), v
 
 

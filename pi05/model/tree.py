@@ -161,9 +161,15 @@ def _gemmas(vlm: GemmaConfig, expert: GemmaConfig, vocab_size: int) -> dict[str,
 
 def _gemma_block(gemma: GemmaConfig, suffix: str) -> dict[str, Leaf]:
     heads, kv, dim, width = gemma.num_heads, gemma.num_kv_heads, gemma.head_dim, gemma.width
+    if kv == heads:  # then the published code keeps all three in one array
+        projections = {f"attn/qkv_einsum{suffix}/w": Leaf((3, heads, width, dim), width**-0.5)}
+    else:
+        projections = {
+            f"attn/q_einsum{suffix}/w": Leaf((heads, width, dim), width**-0.5),
+            f"attn/kv_einsum{suffix}/w": Leaf((2, kv, width, dim), width**-0.5),
+        }
     return {
-        f"attn/q_einsum{suffix}/w": Leaf((heads, width, dim), width**-0.5),
-        f"attn/kv_einsum{suffix}/w": Leaf((2, kv, width, dim), width**-0.5),
+        **projections,
         f"attn/attn_vec_einsum{suffix}/w": Leaf((heads, dim, width), (heads * dim) ** -0.5),
         f"mlp{suffix}/gating_einsum": Leaf((2, width, gemma.mlp_dim), width**-0.5),
         f"mlp{suffix}/linear": Leaf((gemma.mlp_dim, width), gemma.mlp_dim**-0.5),

@@ -114,8 +114,9 @@ def test_objects_are_replaced_whole(storage: Storage) -> None:
     storage.write("runs/r/status.json", b"22")
     assert storage.read("runs/r/status.json") == b"22"
     assert storage.children("runs/r") == ["status.json"]
+    storage.delete("runs/r/status.json")
     with pytest.raises(DataError, match="does not exist"):
-        storage.read("runs/r/other")
+        storage.read("runs/r/status.json")
 
 
 def test_delete_takes_the_manifest_first(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pi05.model import tree, weights
+from pi05.model import gemma, tree, weights
 from tests.conftest import options
 
 FULL = options("full").model
@@ -108,3 +109,20 @@ def test_nothing_but_weights_is_a_weight_file(tmp_path: Path) -> None:
     (tmp_path / "_METADATA").write_text("{")
     with pytest.raises(weights.DataError, match=re.escape("damaged Orbax checkpoint")):
         weights.read(tmp_path, options("tiny").model)
+
+
+def test_as_many_kv_heads_as_heads_share_one_array() -> None:
+    tiny = options("tiny").model
+    equal = {"num_kv_heads": tiny.vlm.num_heads}
+    model = tiny.model_copy(
+        update={"vlm": tiny.vlm.model_copy(update=equal), "expert": tiny.expert.model_copy(update=equal)}
+    )
+    params = tree.nest(tree.initial(model, 0))
+    layer = jax.tree.map(lambda w: w[0], params["PaliGemma"]["llm"]["layers"])
+    x = jax.random.normal(jax.random.key(0), (2, 3, tiny.vlm.width))
+    positions = jnp.arange(6).reshape(2, 3)
+    together = gemma._project(layer, "", x, positions)
+    w = layer["attn"].pop("qkv_einsum")["w"]
+    layer["attn"] |= {"q_einsum": {"w": w[0]}, "kv_einsum": {"w": w[1:]}}
+    for one, other in zip(together, gemma._project(layer, "", x, positions), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

@@ -388,12 +388,13 @@ def test_a_moved_folder_of_runs_goes_on(bench, tmp_path):
     run = bench.target.submit(bench.run()).run
     bench.until(lambda: bench.events(run, "progress"))
     bench.target.cancel(run)
-    moved = Storage((tmp_path / "moved").as_uri())
-    bench.storage.root.rename(moved.root)
-    target = LocalTarget(moved, Local(python=str(bench.python), jobs_at_once=1))
-    target.submit(target.load(run))
-    bench.storage, bench.target = moved, target
+    before, moved = bench.storage, Storage((tmp_path / "moved").as_uri())
+    before.root.rename(moved.root)
+    bench.storage, bench.target = moved, LocalTarget(moved, Local(python=str(bench.python), jobs_at_once=1))
+    bench.target.submit(bench.target.load(run))
     assert bench.until_ended(run).state == "Done"
+    assert moved.exists(bench.run().job.dataset)
+    assert not before.root.exists()
 
 
 def test_wait_and_follow_tell_the_ends_apart(bench):
