@@ -5,11 +5,11 @@ one that its episodes bear out.
 """
 
 import json
-import math
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from pi05.errors import DataError
+from pi05.results import wilson
 from pi05.storage import RunPaths, Storage
 
 Track = tuple[tuple[float, float], ...]
@@ -71,17 +71,6 @@ class Evaluation:
             "wilson_high": high,
             "episodes": float(total),
         }
-
-
-def wilson(successes: int, total: int) -> tuple[float, float]:
-    """Return the Wilson score interval (95 %) of a success rate."""
-    z = 1.959964  # 97.5 % quantile of the normal distribution
-    rate, share = successes / total, z * z / total
-    middle = rate + share / 2
-    half = z * math.sqrt(rate * (1 - rate) / total + share / total / 4)
-    low, high = (middle - half) / (1 + share), (middle + half) / (1 + share)
-    # At 0 and at all successes one end is exact; rounding must not push it over.
-    return (0.0 if not successes else low), (1.0 if successes == total else high)
 
 
 def read(storage: Storage, run: str) -> Evaluation:

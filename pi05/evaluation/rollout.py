@@ -12,7 +12,7 @@ import numpy as np
 
 from pi05.data.dataset import Dataset
 from pi05.errors import ConfigError, DataError
-from pi05.evaluation.report import Episode
+from pi05.results import Episode
 from pi05.simulator import Positions, StepInfo
 
 

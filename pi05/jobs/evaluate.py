@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from pi05.config import EvalJob
 from pi05.data import dataset as datasets
 from pi05.errors import DataError
-from pi05.evaluation.report import Episode, Result, summary
 from pi05.evaluation.rollout import Actor, OracleActor, rollout
 from pi05.jobs.runtime import Context, main
 from pi05.policy import Policy
+from pi05.results import Episode, Result, summary
 from pi05.simulator import RENDERER, Simulator
 from pi05.storage import RunPaths, Storage
 from pi05.tasks import find

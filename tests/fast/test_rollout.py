@@ -8,8 +8,8 @@ import pytest
 from pi05.config import Convention
 from pi05.data.dataset import Attempt, Dataset, DatasetMeta
 from pi05.errors import ConfigError, DataError
-from pi05.evaluation.report import Episode
 from pi05.evaluation.rollout import OracleActor, rollout
+from pi05.results import Episode
 from pi05.simulator import Positions, StepInfo
 
 LIMIT = 10

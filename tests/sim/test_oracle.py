@@ -7,9 +7,9 @@ import pytest
 
 from pi05.config import EvalConfig, EvalJob
 from pi05.errors import DataError
-from pi05.evaluation.report import Result
 from pi05.jobs.evaluate import evaluate
 from pi05.jobs.runtime import Context
+from pi05.results import Result
 from pi05.storage import RunPaths, Storage
 from tests.sim.conftest import CONVENTION, KEY
 

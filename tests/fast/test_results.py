@@ -1,7 +1,7 @@
 import pytest
 
 from pi05.errors import DataError
-from pi05.evaluation.report import Episode, Result, merge, summary, wilson
+from pi05.results import Episode, Result, merge, summary, wilson
 
 
 def episode(seed: int, *, once: bool = True, end: bool = True) -> Episode:
