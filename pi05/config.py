@@ -35,8 +35,8 @@ class Convention(Section):
         control_rate: Control steps a second.
         cameras: Sensor cameras in prefix order; none means that the policy does not see.
         image_size: Height and width of a rendered image, in pixels.
-        state: `joints` is qpos[:8]; `joints_and_poses` appends the object and goal poses the task is about,
-            which a real robot would not know.
+        state: `joints` is qpos[:8]; `joints_and_poses` appends the positions of the gripper (tcp) and the object and goal
+            poses the task is about, which a real robot would not know.
         delta_joints: Whether the model predicts joints relative to the state at the chunk's start.
         state_in_prompt: Whether the discretised state is part of the prompt.
     """
@@ -210,6 +210,8 @@ class EvalConfig(Section):
         first_seed: First environment seed.
         execute_steps: Actions of a chunk that are executed before the policy is asked again.
         sampling_steps: Euler steps n of the flow.
+        temperature: Scale of the noise the flow starts from; 1 samples as published, 0 takes the same middle course
+            every time, which steadies a small model.
         environments: Environments stepped in lockstep with one batched policy call.
         max_steps: Episode limit in control steps; None takes the task's.
         policy: `checkpoint`; `oracle` replays the demonstrations (must be 100 %); `untrained` has random weights.
@@ -221,6 +223,7 @@ class EvalConfig(Section):
     first_seed: Natural = tasks.EVAL_SEEDS.start
     execute_steps: Positive = 8
     sampling_steps: Positive = 10
+    temperature: Annotated[float, Field(ge=0)] = 1.0
     environments: Positive = 10
     max_steps: Positive | None = None
     policy: Literal["checkpoint", "oracle", "untrained"] = "checkpoint"

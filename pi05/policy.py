@@ -31,6 +31,7 @@ class Policy:
         environments: Rows of a batch; smaller ones are padded, so that one shape is compiled.
         sampling_steps: Euler steps n.
         seed: Of the sampling noise.
+        temperature: Scale of the sampling noise.
     """
 
     def __init__(
@@ -41,24 +42,29 @@ class Policy:
         environments: int,
         sampling_steps: int,
         seed: int,
+        temperature: float = 1.0,
     ) -> None:
         self.meta, self._recipe, self._params = meta, recipe, params
         self._rows, self._key = environments, jax.random.key(seed)
-        self._sample = jax.jit(partial(_sample, config=meta.model, steps=sampling_steps))
+        self._sample = jax.jit(partial(_sample, config=meta.model, steps=sampling_steps, temperature=temperature))
 
     @classmethod
-    def load(cls, folder: Path, environments: int, sampling_steps: int, seed: int) -> "Policy":
+    def load(
+        cls, folder: Path, environments: int, sampling_steps: int, seed: int, temperature: float = 1.0
+    ) -> "Policy":
         """Read a verified checkpoint folder; raise DataError when anything in it is missing or does not fit."""
         meta = checkpoint.read_meta(folder)
         params = tree.nest(weights.read(folder / "params", meta.model))
-        return cls(params, checkpoint.read_recipe(folder, meta), meta, environments, sampling_steps, seed)
+        return cls(params, checkpoint.read_recipe(folder, meta), meta, environments, sampling_steps, seed, temperature)
 
     @classmethod
-    def untrained(cls, folder: Path, environments: int, sampling_steps: int, seed: int) -> "Policy":
+    def untrained(
+        cls, folder: Path, environments: int, sampling_steps: int, seed: int, temperature: float = 1.0
+    ) -> "Policy":
         """Take everything of a checkpoint but its weights, which are drawn at random: the row a policy must beat."""
         meta = checkpoint.read_meta(folder)
         params = tree.nest(tree.initial(meta.model, seed))
-        return cls(params, checkpoint.read_recipe(folder, meta), meta, environments, sampling_steps, seed)
+        return cls(params, checkpoint.read_recipe(folder, meta), meta, environments, sampling_steps, seed, temperature)
 
     @property
     def convention(self) -> Convention:
@@ -97,11 +103,12 @@ def _sample(
     *,
     config: pi05.ModelConfig,
     steps: int,
+    temperature: float,
 ) -> jax.Array:
     """Draw each episode's noise and integrate the flow."""
 
     def draw(episode: jax.Array) -> jax.Array:
         episode_key = jax.random.fold_in(jax.random.fold_in(key, episode), query)
-        return jax.random.normal(episode_key, (config.action_horizon, config.action_dim))
+        return temperature * jax.random.normal(episode_key, (config.action_horizon, config.action_dim))
 
     return pi05.sample(params, config, observation, jax.vmap(draw)(episodes), steps)

@@ -51,7 +51,7 @@ class Result(BaseModel):
     Attributes:
         policy: `checkpoint`, `oracle` or `untrained`.
         checkpoint: Key of the checkpoint; None for the oracle.
-        execute_steps, sampling_steps, policy_seed: Settings the rate depends on.
+        execute_steps, sampling_steps, temperature, policy_seed: Settings the rate depends on.
         limit: Control steps of every episode.
     """
 
@@ -65,6 +65,7 @@ class Result(BaseModel):
     limit: int
     execute_steps: int
     sampling_steps: int
+    temperature: float
     policy_seed: int
     renderer: str
     episodes: tuple[Episode, ...]

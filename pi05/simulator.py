@@ -112,7 +112,8 @@ class Simulator:
         joints = self._env.agent.robot.get_qpos()[0, :8].numpy()
         if self.convention.state == "joints":
             return joints.astype(np.float32)
-        return np.concatenate([joints, *self._scene.poses(self._env)]).astype(np.float32)
+        tcp = _position(self._env.agent.tcp)
+        return np.concatenate([joints, tcp, *self._scene.poses(self._env)]).astype(np.float32)
 
     def positions(self) -> Positions:
         """Return where gripper, object and goal are, for distances and drawings."""
@@ -134,7 +135,7 @@ class Simulator:
 
 def state_names(task: Task, convention: Convention) -> tuple[str, ...]:
     """Return the name of each number in a state."""
-    return JOINT_NAMES if convention.state == "joints" else JOINT_NAMES + _SCENES[task.name].names
+    return JOINT_NAMES if convention.state == "joints" else JOINT_NAMES + _xyz("tcp") + _SCENES[task.name].names
 
 
 def make(task: Task, convention: Convention) -> Any:

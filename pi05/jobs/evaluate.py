@@ -123,6 +123,7 @@ def _header(job: EvalJob, storage: Storage) -> Result:
         limit=job.eval.max_steps or find(job.task).eval_limit,
         execute_steps=job.eval.execute_steps,
         sampling_steps=job.eval.sampling_steps,
+        temperature=job.eval.temperature,
         policy_seed=job.eval.seed,
         renderer=RENDERER,
         episodes=(),
@@ -147,7 +148,8 @@ def _actor(job: EvalJob, storage: Storage, key: str | None, data: datasets.Datas
     if key is None:
         return OracleActor(data, job.eval.execute_steps)
     make = Policy.untrained if job.eval.policy == "untrained" else Policy.load
-    policy = make(storage.open(key), job.eval.environments, job.eval.sampling_steps, job.eval.seed)
+    asked = job.eval
+    policy = make(storage.open(key), asked.environments, asked.sampling_steps, asked.seed, asked.temperature)
     what = f"checkpoint {key}"
     datasets.check_convention(policy.convention, job.convention, what)
     if policy.meta.task != job.task:

@@ -64,8 +64,8 @@ def test_a_stage_is_the_run_that_a_person_would_submit():
 
 
 SAME = [
-    ({}, {"demos.count": 200}),  # what None stands for
-    ({}, {"train.steps": 2400}),  # the preset's own value
+    ({}, {"demos.count": 400}),  # the preset's own value
+    ({}, {"train.steps": 2400}),
     ({}, {"demos.workers": 7, "demos.block": 3, "train.fsdp_devices": 1}),  # how, not what
     ({"train.optimizer.weight_decay": 1}, {"train.optimizer.weight_decay": 1.0}),
 ]

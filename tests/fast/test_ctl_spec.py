@@ -130,7 +130,7 @@ def test_an_unknown_path_is_refused_with_the_nearest(text, message):
         ({"train__batch_size": 30, "train__fsdp_devices": 8}, "use 24 or 32"),
         ({"train__batch_size": 2, "train__fsdp_devices": 8}, "use 8"),
         ({"eval__execute_steps": 17}, "eval.execute_steps 17 is more than the 16 actions of a chunk"),
-        ({"demos__first_seed": 999_500}, "may try the seeds 999500 to 1000499"),
+        ({"demos__first_seed": 999_500}, "may try the seeds 999500 to 1001499"),
         ({"train__stpes": 1}, "unknown option 'train.stpes'; did you mean 'train.steps'?"),
     ],
 )

@@ -25,6 +25,7 @@ def result(*seeds: int, **changes: object) -> Result:
         "limit": 150,
         "execute_steps": 8,
         "sampling_steps": 10,
+        "temperature": 1.0,
         "policy_seed": 0,
         "renderer": "none",
         "episodes": tuple(episode(seed) for seed in seeds),

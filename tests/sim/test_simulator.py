@@ -13,12 +13,12 @@ from pi05.simulator import Simulator, state_names
 from tests.sim.conftest import CONVENTION
 
 STATE_WIDTHS = {
-    "pickcube": 16,
-    "stackcube": 16,
-    "pushcube": 13,
-    "pullcube": 13,
-    "placesphere": 14,
-    "peginsertionside": 24,
+    "pickcube": 19,
+    "stackcube": 19,
+    "pushcube": 16,
+    "pullcube": 16,
+    "placesphere": 17,
+    "peginsertionside": 27,
 }
 
 
