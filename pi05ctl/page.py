@@ -238,7 +238,8 @@ svg { width: 100%; height: auto; display: block } .scroll { overflow-x: auto }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums }
 th, td { text-align: left; padding: .25rem .9rem .25rem 0; border-bottom: 1px solid var(--rule); white-space: nowrap }
 th { color: var(--quiet); font-weight: 500 }
-pre { background: color-mix(in srgb, var(--ink) 6%, transparent); padding: .8rem; overflow-x: auto; font-size: .85rem }
+pre { background: color-mix(in srgb, var(--ink) 6%, transparent); padding: .8rem; font-size: .85rem;
+  white-space: pre-wrap; overflow-wrap: anywhere }
 details { margin-top: 2rem } summary { cursor: pointer }
 .grid-of { display: grid; grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); gap: .8rem; margin-bottom: 1rem }
 figure { margin: 0; border: 1px solid var(--rule); border-radius: .4rem; overflow: hidden }

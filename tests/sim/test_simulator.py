@@ -84,7 +84,8 @@ def test_object_and_goal_are_apart_at_first_and_both_in_the_state(environment: S
     if environment.task.name == "peginsertionside":
         return  # there the object is the peg's head, the state has its middle
     state, names = environment.state(), state_names(environment.task, CONVENTION)
-    first, last = (f(i for i, name in enumerate(names) if name.endswith("_x")) for f in (min, max))
+    tcp, first, *_, last = (i for i, name in enumerate(names) if name.endswith("_x"))
+    np.testing.assert_array_equal(state[tcp : tcp + 3], positions.tcp)
     np.testing.assert_array_equal(state[first : first + 3], positions.object)
     np.testing.assert_array_equal(state[last : last + 2], positions.goal[:2])
 
