@@ -35,8 +35,8 @@ class Convention(Section):
         control_rate: Control steps a second.
         cameras: Sensor cameras in prefix order; none means that the policy does not see.
         image_size: Height and width of a rendered image, in pixels.
-        state: `joints` is qpos[:8]; `joints_and_poses` appends the gripper's position (tcp) and the object and goal poses
-            the task is about, which a real robot would not know.
+        state: `joints` is qpos[:8]; `joints_and_poses` appends the gripper's position (tcp) and the object and
+            goal poses the task is about, which a real robot would not know.
         delta_joints: Whether the model predicts joints relative to the state at the chunk's start.
         state_in_prompt: Whether the discretised state is part of the prompt.
     """
