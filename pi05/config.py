@@ -17,6 +17,8 @@ Positive = Annotated[int, Field(gt=0)]
 Natural = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Camera = Literal["base_camera", "hand_camera"]
+ACTION_NAMES = (*(f"joint_{i}" for i in range(1, 8)), "gripper")
+"""Of an action: 7 absolute joint targets in rad and the gripper, -1 closed to +1 open."""
 StateLayout = Literal["joints", "joints_and_poses"]
 
 

@@ -21,13 +21,11 @@ import pyarrow
 import pyarrow.parquet
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pi05.config import Convention, explain
+from pi05.config import ACTION_NAMES, Convention, explain
 from pi05.errors import DataError
 from pi05.tasks import Task
 
 META = "meta/pi05.json"
-ACTION_NAMES = (*(f"joint_{i}" for i in range(1, 8)), "gripper")
-"""Of an action (8,): 7 absolute joint targets in rad and the gripper, -1 closed to +1 open."""
 _MAKE_AGAIN = "delete the dataset and make it again with the demos job"
 
 

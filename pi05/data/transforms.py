@@ -9,14 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from pi05.config import Convention, ModelConfig
+from pi05.config import ACTION_NAMES, Convention, ModelConfig
 from pi05.data.stats import DataStats, NormStats
 from pi05.data.tokenizer import Tokenizer, prompts
 from pi05.errors import ConfigError, DataError
 from pi05.observation import Observation, compact
 
-ACTION_NAMES = (*(f"joint_{i}" for i in range(1, 8)), "gripper")
-"""Seven joint targets in rad and the gripper in {-1 (closed), +1 (open)}."""
 _EPSILON = 1e-6
 
 State = Float[np.ndarray, "b d"]
