@@ -413,8 +413,16 @@ def test_wait_and_follow_tell_the_ends_apart(bench):
 def test_ctrl_c_while_following_leaves_the_run_going(bench):
     bench.jobs_do(pause=0.2)
     line = [sys.executable, "-m", "pi05ctl", "submit", "demos", "pushcube", "--follow"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(line, cwd=bench.folder, start_new_session=True, **pipes) as following:
+    with subprocess.Popen(
+        line,
+        cwd=bench.folder,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell hands an ignored SIGINT down to what it runs in the background; a terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as following:
         run = bench.run().run
         bench.until_state(run, "Running")
         time.sleep(0.5)  # so that it is following by now
