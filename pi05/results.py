@@ -6,7 +6,7 @@ Pure: no simulator, clock or disk.
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -88,7 +88,17 @@ def wilson(successes: int, trials: int, z: float = _Z95) -> tuple[float, float]:
     return low, high
 
 
-def summary(episodes: Sequence[Episode]) -> dict[str, float]:
+class Outcome(Protocol):
+    """What a success rate needs to know of an episode."""
+
+    @property
+    def success_once(self) -> bool: ...
+
+    @property
+    def success_at_end(self) -> bool: ...
+
+
+def summary(episodes: Sequence[Outcome]) -> dict[str, float]:
     """Return the numbers of a result: rates in [0, 1], the 95 % interval of success_once, and episodes."""
     once = sum(episode.success_once for episode in episodes)
     low, high = wilson(once, len(episodes))
@@ -97,7 +107,7 @@ def summary(episodes: Sequence[Episode]) -> dict[str, float]:
         "success_at_end": sum(episode.success_at_end for episode in episodes) / len(episodes),
         "wilson_low": low,
         "wilson_high": high,
-        "episodes": len(episodes),
+        "episodes": float(len(episodes)),
     }
 
 

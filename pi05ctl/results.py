@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from pi05.errors import DataError
-from pi05.results import wilson
+from pi05.results import summary
 from pi05.storage import RunPaths, Storage
 
 Track = tuple[tuple[float, float], ...]
@@ -58,19 +58,7 @@ class Evaluation:
     @property
     def metrics(self) -> dict[str, float]:
         """The rates under the names that events use; empty without episodes."""
-        total = len(self.episodes)
-        if not total:
-            return {}
-        once = sum(episode.success_once for episode in self.episodes)
-        at_end = sum(episode.success_at_end for episode in self.episodes)
-        low, high = wilson(once, total)
-        return {
-            "success_once": once / total,
-            "success_at_end": at_end / total,
-            "wilson_low": low,
-            "wilson_high": high,
-            "episodes": float(total),
-        }
+        return summary(self.episodes) if self.episodes else {}
 
 
 def read(storage: Storage, run: str) -> Evaluation:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from pi05.errors import DataError
+from pi05.results import wilson
 from pi05.storage import Storage
 from pi05ctl import report, results
 from pi05ctl.results import Evaluation
@@ -66,7 +67,7 @@ def test_a_damaged_result_is_named(storage, content):
     [(45, 50, 0.7864, 0.9565), (0, 50, 0.0, 0.0714), (50, 50, 0.9286, 1.0), (28, 50, 0.4231, 0.6884)],
 )
 def test_the_interval_is_wilsons(successes, total, low, high):
-    assert results.wilson(successes, total) == pytest.approx((low, high), abs=1e-4)
+    assert wilson(successes, total) == pytest.approx((low, high), abs=1e-4)
 
 
 def status(task: str, run: str, created: float) -> RunStatus:

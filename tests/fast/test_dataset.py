@@ -177,7 +177,9 @@ def test_a_missing_row_is_counted(folder: Path) -> None:
 
 
 def test_an_equal_convention_passes() -> None:
-    check_convention(CONVENTION, Convention(cameras=(), state="joints_and_poses"), "dataset x")
+    equal = Convention(cameras=(), state="joints_and_poses")
+    check_convention(CONVENTION, equal, "dataset x")
+    assert equal == CONVENTION
 
 
 def test_each_differing_field_is_named_with_both_values() -> None:
