@@ -6,23 +6,168 @@
     planner_python = ".venv-planner/bin/python"     # plans demonstrations (numpy < 2)
     jobs_at_once = 1                                # of the local target; the others are Queued
 
+    [cluster]                                       # of the cluster target: see Cluster for all of it
+    storage = "gs://my-bucket/pi05"
+    images = { train = "...", sim = "...", ctl = "..." }
+    queue = "pi05"
+
+    [cluster.train]                                 # a kind of pod: see TrainPods, DemosPods, EvalPods, PipelinePods
+    nodes = 2
+
 All of it has defaults. The only variable that counts is PI05_STORAGE, and a command that obeys it says so.
 """
 
+import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from pi05.config import Positive, Section, explain
+from pi05.config import Natural, Positive, Section, explain
 from pi05ctl.errors import UsageError, unknown
 
 FILE = "pi05.toml"
 VARIABLE = "PI05_STORAGE"
 _PLANNER = ".venv-planner/bin/python"
+_STORAGE = "gs://your-bucket/pi05"
+
+DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|[MGTP]|[KMGTP]i)?$")]
+"""An amount as Kubernetes writes it: `500m`, `4`, `16Gi`."""
+
+
+class Toleration(Section):
+    """A taint of nodes that pods may run on; the fields are Kubernetes'. Without an effect: every effect."""
+
+    key: str
+    operator: Literal["Exists", "Equal"] = "Exists"
+    value: str = ""
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+
+
+class Pods(Section):
+    """What every kind of pod asks for.
+
+    Attributes:
+        cpu: Cores; a request without a limit, so that idle ones are used.
+        memory: Request and limit; more is OOMKilled. /dev/shm is a part of it.
+        scratch: Disk of the node: temporary files, and what is downloaded or not yet uploaded.
+        shm: Size of /dev/shm.
+        node_selector: Labels its nodes must have, beside those of `cluster.node_selector`.
+        retries: How often Kubernetes tries again: a run, or a shard of demos and eval. Evictions do not count.
+        grace_seconds: From SIGTERM to SIGKILL: time to save. (Google's spot nodes grant 15 s, whatever is asked.)
+        deadline_seconds: The run is ended after this long; 0 is never.
+    """
+
+    cpu: Quantity
+    memory: Quantity
+    scratch: Quantity
+    shm: Quantity = "64Mi"
+    node_selector: dict[str, str] = Field(default_factory=dict[str, str])
+    retries: Natural = 3
+    grace_seconds: Positive = 60
+    deadline_seconds: Natural = 0
+
+
+class DemosPods(Pods):
+    """Pods that make demonstrations, `shards` a run."""
+
+    shards: Positive = 4
+    cpu: Quantity = "8"
+    memory: Quantity = "16Gi"
+    scratch: Quantity = "20Gi"
+    retries: Natural = 2
+
+
+class TrainPods(Pods):
+    """Pods that train: `nodes` a run, one pod each, with `gpus` (train.fsdp_devices counts when a preset names it)."""
+
+    nodes: Positive = 1
+    gpus: Natural = 8
+    cpu: Quantity = "32"
+    memory: Quantity = "256Gi"
+    scratch: Quantity = "300Gi"
+    shm: Quantity = "16Gi"
+    grace_seconds: Positive = 600
+
+
+class EvalPods(Pods):
+    """Pods that evaluate, on the CPU, `shards` a run."""
+
+    shards: Positive = 4
+    cpu: Quantity = "8"
+    memory: Quantity = "32Gi"
+    scratch: Quantity = "40Gi"
+    retries: Natural = 2
+
+
+class PipelinePods(Pods):
+    """The pod that runs a pipeline: it submits the stages and waits."""
+
+    cpu: Quantity = "250m"
+    memory: Quantity = "512Mi"
+    scratch: Quantity = "1Gi"
+
+
+class Images(Section):
+    """Container images, `repository:tag` or `repository@sha256:...`; images/ has what they are made from."""
+
+    train: str = "your-registry/pi05-train:0.1.0"
+    sim: str = "your-registry/pi05-sim:0.1.0"
+    ctl: str = "your-registry/pi05-ctl:0.1.0"
+
+
+class Cluster(Section):
+    """The cluster target: where in which cluster runs go, and what their pods ask for.
+
+    Attributes:
+        context: Of kubeconfig; None is the current one.
+        namespace: Where runs live; k8s/ makes it.
+        storage: Root of all artefacts, which pods must reach.
+        images: What pods run.
+        pull_policy: When a node fetches an image.
+        pull_secret: Name of the Secret that opens a private registry.
+        queue: Kueue's LocalQueue; None: Kubernetes starts what fits, without order.
+        queue_priority: Kueue's WorkloadPriorityClass, the order in the queue.
+        priority_class: Kubernetes' PriorityClass, who may evict whom.
+        gpu_resource: What nodes call a GPU.
+        node_selector: Labels that all nodes of ours have.
+        tolerations: Taints they may have, beside the GPUs' own.
+        env: More environment for the jobs' containers; every run shows it.
+        service_account: Of job pods: access to the bucket, none to Kubernetes.
+        controller_account: Of a pipeline's pod, which submits runs.
+        ttl_seconds: Kubernetes forgets an ended Job after this long; what it wrote stays.
+    """
+
+    context: str | None = None
+    namespace: DnsLabel = "pi05"
+    storage: str = _STORAGE
+    images: Images = Images()
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    pull_secret: str | None = None
+    queue: DnsLabel | None = None
+    queue_priority: str | None = None
+    priority_class: str | None = None
+    gpu_resource: str = "nvidia.com/gpu"
+    node_selector: dict[str, str] = Field(default_factory=dict[str, str])
+    tolerations: tuple[Toleration, ...] = ()
+    env: dict[str, str] = Field(default_factory=dict[str, str])
+    service_account: DnsLabel = "pi05-job"
+    controller_account: DnsLabel = "pi05-controller"
+    ttl_seconds: Natural = 7 * 24 * 3600
+    demos: DemosPods = DemosPods()
+    train: TrainPods = TrainPods()
+    eval: EvalPods = EvalPods()
+    pipeline: PipelinePods = PipelinePods()
+
+    @property
+    def unset(self) -> list[str]:
+        """Return the settings that still are placeholders: enough to render, nothing to submit."""
+        images = [f"cluster.images.{name}" for name, image in self.images if image == getattr(Images(), name)]
+        return ["cluster.storage"] * (self.storage == _STORAGE) + images
 
 
 class _File(Section):
@@ -33,6 +178,7 @@ class _File(Section):
     python: str | None = None
     planner_python: str | None = None
     jobs_at_once: Positive = 1
+    cluster: Cluster = Cluster()
 
 
 @dataclass(frozen=True)
@@ -45,6 +191,7 @@ class Settings:
         planner_python: Interpreter of the planner's environment.
         target: Where runs go unless a command says otherwise.
         jobs_at_once: Jobs that the local target runs at the same time.
+        cluster: The cluster target.
         origin: Where the storage comes from when it is not the default, for people.
     """
 
@@ -53,6 +200,7 @@ class Settings:
     planner_python: str
     target: str = "local"
     jobs_at_once: int = 1
+    cluster: Cluster = field(default_factory=Cluster)
     origin: str | None = None
 
 
@@ -70,6 +218,7 @@ def load(folder: Path, environ: Mapping[str, str], python: Path) -> Settings:
         planner_python=_planner(file.planner_python, base, python),
         target=file.target,
         jobs_at_once=file.jobs_at_once,
+        cluster=file.cluster,
         origin=origin,
     )
 
@@ -85,13 +234,23 @@ def _read(path: Path) -> _File:
         table: dict[str, Any] = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not TOML: {error}") from error
-    for key in table:
-        if key not in _File.model_fields:
-            raise UsageError(f"{path}: {unknown('key', key, list(_File.model_fields))}")
     try:
-        return _File.model_validate(table, strict=True)
+        _check_names(table, _File)
+        return _File.model_validate_json(json.dumps(table, default=str), strict=True)  # JSON: arrays may be tuples
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
     except ValidationError as error:
         raise UsageError(f"{path}: {explain(error)}") from error
+
+
+def _check_names(table: dict[str, Any], section: type[Section], prefix: str = "") -> None:
+    """Raise UsageError, with the nearest name, for the first key that nobody reads."""
+    for key, value in table.items():
+        if key not in section.model_fields:
+            raise unknown("key", prefix + key, [prefix + name for name in section.model_fields])
+        inner = section.model_fields[key].annotation
+        if isinstance(value, dict) and isinstance(inner, type) and issubclass(inner, Section):
+            _check_names(cast("dict[str, Any]", value), inner, f"{prefix}{key}.")
 
 
 def _url(storage: str, base: Path) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pi05ctl.errors import UsageError
-from pi05ctl.settings import load
+from pi05ctl.settings import Toleration, load
 
 PYTHON = Path("/project/.venv/bin/python")
 
@@ -59,6 +59,29 @@ def test_the_planner_is_looked_for_beside_the_project_and_its_environment(tmp_pa
     assert load(work, {}, python).planner_python == str(nearer)
 
 
+def test_a_cluster_is_described_by_what_differs(tmp_path):
+    (tmp_path / "pi05.toml").write_text(
+        """
+        [cluster]
+        storage = "gs://bucket/runs"
+        tolerations = [{ key = "spot", effect = "NoSchedule" }]
+        [cluster.images]
+        train = "registry/train:1"
+        [cluster.train]
+        nodes = 2
+        """
+    )
+    cluster = load(tmp_path, {}, PYTHON).cluster
+    assert (cluster.train.nodes, cluster.train.gpus, cluster.namespace) == (2, 8, "pi05")
+    assert cluster.tolerations == (Toleration(key="spot", effect="NoSchedule"),)
+    assert cluster.unset == ["cluster.images.sim", "cluster.images.ctl"]
+
+
+def test_a_cluster_nobody_described_is_known_by_its_placeholders(tmp_path):
+    unset = load(tmp_path, {}, PYTHON).cluster.unset
+    assert unset == ["cluster.storage", "cluster.images.train", "cluster.images.sim", "cluster.images.ctl"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -66,6 +89,11 @@ def test_the_planner_is_looked_for_beside_the_project_and_its_environment(tmp_pa
         ('jobs_at_once = "3"', "jobs_at_once: Input should be a valid integer (given '3')"),
         ("jobs_at_once = 0", "jobs_at_once: Input should be greater than 0"),
         ("storage = ", "is not TOML"),
+        ("cluster = 3", "cluster: Input should be an object (given 3)"),
+        ("[cluster.train]\ngpsu = 4", "unknown key 'cluster.train.gpsu'; did you mean 'cluster.train.gpus'?"),
+        ('[cluster.train]\nmemory = "12GB"', "cluster.train.memory: String should match pattern"),
+        ('[cluster]\nqueue = "Team_A"', "cluster.queue: String should match pattern"),
+        ("[cluster.env]\nA = 1", "cluster.env.A: Input should be a valid string (given 1)"),
     ],
 )
 def test_a_file_that_means_nothing_is_refused(tmp_path, text, message):
