@@ -135,7 +135,7 @@ def chart_values(run: Rendered, cluster: Cluster, version: str, revision: str) -
         node_selector=cluster.node_selector | asked.node_selector,
         tolerations=cluster.tolerations,
         env=(_MEMORY_FRACTION if gpus else {}) | cluster.env,
-        retries=asked.retries,
+        retries=_retries(asked),
         max_failed_shards=_max_failed(count),
         grace_seconds=asked.grace_seconds,
         deadline_seconds=asked.deadline_seconds,
@@ -161,6 +161,16 @@ def _pods(asked: Pods) -> int:
     if isinstance(asked, TrainPods):
         return asked.nodes
     return asked.shards if isinstance(asked, DemosPods | EvalPods) else 1
+
+
+def _retries(asked: Pods) -> int:
+    """Return how many failed pods of a run (train, pipeline) or a shard (demos, eval) are replaced.
+
+    One accident on one of several nodes fails every process, and the first replacement perhaps once more.
+    """
+    if isinstance(asked, TrainPods) and asked.nodes > 1:
+        return asked.retries * (asked.nodes + 1)
+    return asked.retries
 
 
 def _max_failed(shards: int) -> int:
