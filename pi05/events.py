@@ -4,7 +4,7 @@ An event stands alone, stays under 4 KiB (the size of a Kubernetes termination m
 know, so that an old controller reads a new job. Prose for people goes to stderr through logging.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -67,16 +67,29 @@ def parse(line: str) -> Event | None:
 
 
 class EventWriter:
-    """Writes events of one run to a stream and hands each line to `keep` (status.json, the termination log)."""
+    """Writes events of one run to a stream and hands each to `keep` (status.json, the termination log).
+
+    Args:
+        run: Name of the run.
+        stream: Where the lines go.
+        clock: Seconds since 1970.
+        keep: Called with every event after it was written.
+        extra: Fields that every event carries, such as `shard`.
+    """
 
     def __init__(
-        self, run: str, stream: TextIO, clock: Callable[[], float], keep: Callable[[Event], None] | None = None
+        self,
+        run: str,
+        stream: TextIO,
+        clock: Callable[[], float],
+        keep: Callable[[Event], None] | None = None,
+        extra: Mapping[str, int] | None = None,
     ) -> None:
-        self._run, self._stream, self._clock, self._keep = run, stream, clock, keep
+        self._run, self._stream, self._clock, self._keep, self._extra = run, stream, clock, keep, extra or {}
 
     def emit(self, kind: str, **fields: Any) -> Event:
         """Write one event and return it."""
-        event = Event(run=self._run, kind=kind, time=self._clock(), **fields)
+        event = Event(run=self._run, kind=kind, time=self._clock(), **self._extra, **fields)
         self._stream.write(event.line() + "\n")
         self._stream.flush()
         if self._keep is not None:

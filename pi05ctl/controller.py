@@ -7,7 +7,7 @@ from typing import Any
 
 from pi05 import tasks
 from pi05.errors import nearest
-from pi05.storage import RunPaths, Storage
+from pi05.storage import RunPaths, connect
 from pi05ctl import inputs, results, status
 from pi05ctl.errors import TargetError, UsageError, unknown
 from pi05ctl.follow import Look
@@ -54,7 +54,7 @@ class Controller:
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
         self.settings, self._clock = settings, clock
-        self.storage = Storage(settings.storage)
+        self.storage = connect(settings.storage)
         local = Local(python=settings.python, jobs_at_once=settings.jobs_at_once)
         self.target = LocalTarget(self.storage, local, clock)
 

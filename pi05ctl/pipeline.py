@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from pi05.config import explain
 from pi05.errors import TERMINATED, ConfigError, JobError, TemporaryError
 from pi05.events import Event, EventWriter
-from pi05.storage import RunPaths, Storage
+from pi05.storage import RunPaths, Storage, connect
 from pi05ctl import page, status
 from pi05ctl.errors import CtlError
 from pi05ctl.render import PipelineJob, Rendered, stages
@@ -140,7 +140,7 @@ def main(argv: list[str]) -> int:
     """Run the pipeline that a job.json describes and return the exit code."""
     try:
         job = _read(argv)
-        storage, paths = Storage(job.storage), RunPaths(job.run)
+        storage, paths = connect(job.storage), RunPaths(job.run)
 
         def keep(event: Event) -> None:
             storage.write(paths.status, event.model_dump_json(exclude_none=True).encode())

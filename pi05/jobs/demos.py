@@ -38,7 +38,7 @@ def _collect(job: DemosJob, context: Context, task: Task) -> Collection:
             "progress", step=kept, total=job.demos.count or task.demos, unit="demos", metrics={"yield": kept / tried}
         )
 
-    folder = context.storage.path(context.paths.work) / "blocks"
+    folder = context.storage.scratch(context.paths.work) / "blocks"
     with PlannerPool(job.planner_python, task, job.convention.robot, folder, job.demos.workers) as planner:
         return collect(task, job.convention, job.demos, planner, on_demo, context.check_stop)
 

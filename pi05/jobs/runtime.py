@@ -1,25 +1,31 @@
 """The frame around every job main: job.json in, events and an exit code out.
 
+    python -m pi05.jobs.<kind> JOB.json [--shard I --shards N] [--attempt POD]
+                                        [--process I --processes N --coordinator HOST:PORT]
+
 Order of work: read the job (64 when it is invalid), take the run's lease (75 when another process holds it), say
 `started`, work, say `finished` or `failed`. SIGTERM and SIGINT ask the work to save and stop (143); a second one, or
 SIGKILL, ends it at once, and the next start goes on from what was complete.
 """
 
+import argparse
 import logging
 import os
+import re
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from pi05.config import Job, load_job
 from pi05.errors import TERMINATED, ConfigError, JobError
 from pi05.events import Event, EventWriter
-from pi05.storage import RunPaths, Storage
+from pi05.storage import RunPaths, Storage, connect
 
 JobT = TypeVar("JobT", bound=Job)
 
@@ -38,12 +44,47 @@ class Stopped(JobError):
     exit_code = TERMINATED
 
 
-class Context:
-    """What a job's work is given: storage, names, a voice, and whether it should stop."""
+@dataclass(frozen=True)
+class Arguments:
+    """The command line of a job.
 
-    def __init__(self, storage: Storage, paths: RunPaths) -> None:
+    Attributes:
+        job: File with the job.
+        shard, shards: Which part of the work is this process's, of how many; None is all of it.
+        attempt: Name of the pod, which names its log.
+        process, processes, coordinator: Rank and number of the processes that train together, and where they meet.
+    """
+
+    job: Path
+    shard: int | None = None
+    shards: int | None = None
+    attempt: str | None = None
+    process: int | None = None
+    processes: int | None = None
+    coordinator: str | None = None
+
+
+ALONE = Arguments(Path("job.json"))
+"""A process that does all of the work by itself."""
+
+
+class Context:
+    """What a job's work is given: storage, names, a voice, its part of the work, and whether it should stop.
+
+    Attributes:
+        shard, shards: This process makes part `shard` of `shards`; 0 of 1 when it makes all.
+        attempt: Name of the pod, or None.
+        process, processes, coordinator: 0 of 1 and None, unless several processes train together.
+    """
+
+    def __init__(self, storage: Storage, paths: RunPaths, arguments: Arguments = ALONE) -> None:
         self.storage, self.paths = storage, paths
-        self.events = EventWriter(paths.run, sys.stdout, time.time, self._keep)
+        self.shard, self.shards = arguments.shard or 0, arguments.shards or 1
+        self.attempt = arguments.attempt
+        self.process, self.processes = arguments.process or 0, arguments.processes or 1
+        self.coordinator = arguments.coordinator
+        extra = {} if arguments.shard is None else {"shard": self.shard, "shards": self.shards}
+        self.events = EventWriter(paths.run, sys.stdout, time.time, self._keep, extra)
         self._signals = 0
         self._kept = 0.0
 
@@ -85,8 +126,9 @@ def main(job_type: type[JobT], work: Callable[[JobT, Context], None]) -> None:
 def run(job_type: type[JobT], work: Callable[[JobT, Context], None], arguments: list[str]) -> int:
     """Run a job and return its exit code; see the module docstring for the order."""
     try:
-        job = _read(job_type, arguments)
-        context = Context(Storage(job.storage), RunPaths(job.run))
+        given = parse(arguments)
+        job = _read(job_type, given.job)
+        context = Context(connect(job.storage), RunPaths(job.run, given.shard), given)
         signal.signal(signal.SIGTERM, context.on_signal)
         signal.signal(signal.SIGINT, context.on_signal)
         with context.storage.lease(context.paths.lease):
@@ -96,13 +138,46 @@ def run(job_type: type[JobT], work: Callable[[JobT, Context], None], arguments: 
         return error.exit_code
 
 
-def _read(job_type: type[JobT], arguments: list[str]) -> JobT:
-    """Return the job named by the only argument."""
-    if len(arguments) != 1:
-        raise ConfigError(f"usage: python -m pi05.jobs.<kind> job.json (given {len(arguments)} arguments)")
-    job = load_job(Path(arguments[0]))
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the words through an error of ours, so that its exit code is ours, too."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; {' '.join(self.format_usage().split())}")
+
+
+def parse(arguments: list[str]) -> Arguments:
+    """Return the command line; raise ConfigError when it is not one."""
+    parser = _Parser(prog="python -m pi05.jobs.<kind>", allow_abbrev=False, add_help=False)
+    parser.add_argument("job", type=Path, metavar="JOB.json")
+    for name in ("shard", "shards", "process", "processes"):
+        parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--attempt", metavar="POD")
+    parser.add_argument("--coordinator", metavar="HOST:PORT")
+    given = Arguments(**vars(parser.parse_args(arguments)))
+    _check_part(parser, "shard", given.shard, given.shards)
+    _check_part(parser, "process", given.process, given.processes)
+    if (given.process is None) != (given.coordinator is None):
+        parser.error("--process and --coordinator come together")
+    if given.attempt is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", given.attempt):
+        parser.error(f"--attempt {given.attempt!r} is not the name of a pod")
+    return given
+
+
+def _check_part(parser: _Parser, name: str, part: int | None, parts: int | None) -> None:
+    """Refuse part 4 of 4, and a part without their number."""
+    if part is None and parts is None:
+        return
+    if part is None or parts is None:
+        parser.error(f"--{name} and --{name}s come together")
+    if not 0 <= part < parts:
+        parser.error(f"--{name} {part} is not one of 0 to {parts - 1}")
+
+
+def _read(job_type: type[JobT], path: Path) -> JobT:
+    """Return the job of a file."""
+    job = load_job(path)
     if not isinstance(job, job_type):
-        raise ConfigError(f"{arguments[0]} is a {type(job).__name__}, this program runs a {job_type.__name__}")
+        raise ConfigError(f"{path} is a {type(job).__name__}, this program runs a {job_type.__name__}")
     return job
 
 

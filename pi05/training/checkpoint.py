@@ -102,9 +102,7 @@ def restore(folder: Path, mesh: Mesh, model: ModelConfig, train: TrainConfig) ->
 
 def steps(storage: Storage, run: str) -> list[int]:
     """Return the steps of a run's complete checkpoints, ascending."""
-    paths = RunPaths(run)
-    names = [name for name in storage.children(paths.checkpoints) if name.isdigit()]
-    return sorted(int(name) for name in names if storage.exists(paths.checkpoint(int(name))))
+    return sorted(int(name) for name in storage.artefacts(RunPaths(run).checkpoints) if name.isdigit())
 
 
 def find(storage: Storage, run: str, step: int | None) -> int:

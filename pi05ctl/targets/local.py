@@ -20,7 +20,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pi05.config import AnyJob, Section
 from pi05.errors import DataError, TemporaryError
 from pi05.events import PREFIX, Event, parse
-from pi05.storage import RunPaths, Storage
+from pi05.storage import FileStorage, RunPaths, Storage
 from pi05ctl import inputs
 from pi05ctl.errors import TargetError, UsageError
 from pi05ctl.process import Process, alive_key, cancel_key, from_json, record_key
@@ -95,6 +95,8 @@ class LocalTarget:
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        if not isinstance(storage, FileStorage):
+            raise UsageError(f"target local keeps its runs on this machine, not in {storage.url}; use file:///a/folder")
         self.storage, self._local = storage, local
         self._clock, self._sleep = clock, sleep
 

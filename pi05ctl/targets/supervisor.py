@@ -17,7 +17,7 @@ from dataclasses import replace
 from types import FrameType
 
 from pi05.errors import JobError, TemporaryError
-from pi05.storage import Storage
+from pi05.storage import Storage, connect
 from pi05ctl.process import Process, alive_key, cancel_key, from_json, identity, record_key
 
 _POLL = 0.2
@@ -27,7 +27,7 @@ _POLL = 0.2
 def main(argv: list[str]) -> int:
     """Take the run, detach, and see its job through."""
     url, run, jobs_at_once, *command = argv
-    storage = Storage(url)
+    storage = connect(url)
     try:
         with storage.lease(alive_key(run)):
             process = _next_attempt(storage, run)

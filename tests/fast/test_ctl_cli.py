@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pi05.config import load_job
-from pi05.storage import RunPaths, Storage
+from pi05.storage import FileStorage, RunPaths
 from pi05ctl import cli
 from pi05ctl.render import render
 from pi05ctl.settings import Settings
@@ -141,7 +141,7 @@ def test_no_runs_is_data_too(capsys):
 
 def put(here: Path, spec: RunSpec, created: float, parent: str | None = None) -> str:
     """Write a run as if it had been submitted once."""
-    storage = Storage((here / "pi05-data").as_uri())
+    storage = FileStorage((here / "pi05-data").as_uri())
     run = render(spec, Settings(storage.url, "python", "python"))
     record = Record(
         run=run.run, spec=spec, digest=run.digest, created=created, parent=parent, command=run.spec.command()
@@ -230,7 +230,7 @@ def test_wait_tells_its_ends_apart(capsys, here):
     code, _, err = command(capsys, "wait", run, "--timeout", "0")
     assert code == 124
     assert f"{run} is still Pending after 0 s" in err
-    Storage((here / "pi05-data").as_uri()).write(
+    FileStorage((here / "pi05-data").as_uri()).write(
         RunPaths(run).status, json.dumps({"run": run, "kind": "failed", "time": 2, "message": "no luck"}).encode()
     )
     code, _, err = command(capsys, "wait", run, "--timeout", "0")

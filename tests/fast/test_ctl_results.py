@@ -1,12 +1,13 @@
 """Episodes of an evaluation, counted; and what `results` shows of them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from pi05.errors import DataError
 from pi05.results import wilson
-from pi05.storage import Storage
+from pi05.storage import FileStorage
 from pi05ctl import report, results
 from pi05ctl.results import Evaluation
 from pi05ctl.status import RunStatus
@@ -21,16 +22,17 @@ def episode(seed: int, once: bool, at_end: bool | None = None, **fields) -> dict
 
 @pytest.fixture
 def storage(tmp_path):
-    return Storage(tmp_path.as_uri())
+    return FileStorage(tmp_path.as_uri())
 
 
-def write(storage: Storage, shard: int, content: object) -> None:
+def write(storage: FileStorage, shard: int, content: object) -> None:
     storage.write(f"runs/{RUN}/results/{shard}.json", json.dumps(content).encode())
 
 
 def test_shards_add_up(storage):
     write(storage, 0, {"policy": "checkpoint", "checkpoint": "runs/t/checkpoints/2400", "episodes": [episode(5, True)]})
-    write(storage, 1, {"policy": "checkpoint", "episodes": [episode(4, True, False), episode(6, False)]})
+    same = {"policy": "checkpoint", "checkpoint": "runs/t/checkpoints/2400"}
+    write(storage, 1, {**same, "episodes": [episode(4, True, False), episode(6, False)]})
     found = results.read(storage, RUN)
     assert [one.seed for one in found.episodes] == [4, 5, 6]
     assert found.subject == "checkpoint 2400"
@@ -53,6 +55,30 @@ def test_paths_are_seen_from_above(storage):
     drawn = episode(5, True, tcp=[[0, 1, 2], [3, 4, 5]], object=[], goal=[7, 8, 9])
     write(storage, 0, {"episodes": [drawn]})
     assert results.read(storage, RUN).episodes[0].tracks == {"tcp": ((0, 1), (3, 4)), "goal": ((7, 8),)}
+
+
+def test_a_missing_shard_leaves_episodes_and_no_rates(storage):
+    write(storage, 0, {"policy": "oracle", "total": 3, "episodes": [episode(4, True), episode(6, True)]})
+    part = results.read(storage, RUN)
+    assert (part.complete, part.metrics, part.progress) == (False, {}, "2 of 3")
+    write(storage, 1, {"policy": "oracle", "total": 3, "episodes": [episode(5, False)]})
+    whole = results.read(storage, RUN)
+    assert (whole.complete, whole.metrics["success_once"], whole.progress) == (True, pytest.approx(2 / 3), "3")
+
+
+def test_an_episode_that_two_shards_ran_counts_once(storage):
+    write(storage, 0, {"policy": "oracle", "total": 3, "episodes": [episode(4, True), episode(5, True)]})
+    write(storage, 1, {"policy": "oracle", "total": 3, "episodes": [episode(5, True)]})
+    assert results.read(storage, RUN).progress == "2 of 3"
+
+
+@pytest.mark.parametrize("other", [{"checkpoint": "runs/t/checkpoints/2400"}, {"total": 4}, {"policy": "untrained"}])
+def test_shards_of_different_evaluations_do_not_add_up(storage, other):
+    first = {"policy": "checkpoint", "checkpoint": "runs/t/checkpoints/2000", "total": 2, "episodes": [episode(4, True)]}
+    write(storage, 0, first)
+    write(storage, 1, {**first, "episodes": [episode(5, True)], **other})
+    with pytest.raises(DataError, match=rf"results/1\.json has {next(iter(other))} .*, the other shards have"):
+        results.read(storage, RUN)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"episodes": [{"seed": 1}]}', '{"episodes": 5}', "null"])
@@ -83,8 +109,10 @@ def test_the_table_is_by_task_and_the_newest_first(storage):
             (status("pickcube", "a", 1.0), found),
             (status("pullcube", "b", 2.0), found),
             (status("pullcube", "empty", 3.0), Evaluation(())),
+            (status("pushcube", "part", 1.0), replace(found, total=60)),
         ]
     )
-    assert [row.run for row in rows] == ["a", "b", "c"]
+    assert [row.run for row in rows] == ["a", "part", "b", "c"]
+    assert report.result_row(rows[1]) == ("pushcube", "part", "oracle", "50 of 60", "", "", "")
     assert report.result_row(rows[0]) == ("pickcube", "a", "oracle", "50", "90 %", "90 %", "79 to 96 %")
     assert json.loads(report.results_json(rows))[0]["metrics"]["success_once"] == 0.9

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pi05.storage import RunPaths, Storage
+from pi05.storage import FileStorage, RunPaths
 from pi05ctl import status
 from pi05ctl.errors import TargetError, UsageError
 from pi05ctl.process import identity, record_key
@@ -87,7 +87,7 @@ class Bench:
         self.python.chmod(0o755)
         text = 'python = "interpreter"\nplanner_python = "interpreter"\nstorage = "data"\njobs_at_once = 2\n'
         (folder / "pi05.toml").write_text(text)
-        self.storage = Storage((folder / "data").as_uri())
+        self.storage = FileStorage((folder / "data").as_uri())
         self.target = self.make_target()
         self.jobs_do()
 
@@ -388,7 +388,7 @@ def test_a_moved_folder_of_runs_goes_on(bench, tmp_path):
     run = bench.target.submit(bench.run()).run
     bench.until(lambda: bench.events(run, "progress"))
     bench.target.cancel(run)
-    before, moved = bench.storage, Storage((tmp_path / "moved").as_uri())
+    before, moved = bench.storage, FileStorage((tmp_path / "moved").as_uri())
     before.root.rename(moved.root)
     bench.storage, bench.target = moved, LocalTarget(moved, Local(python=str(bench.python), jobs_at_once=1))
     bench.target.submit(bench.target.load(run))

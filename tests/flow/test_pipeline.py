@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pi05.events import Event, parse
-from pi05.storage import RunPaths, Storage
+from pi05.storage import FileStorage, RunPaths
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -37,7 +37,7 @@ class Storehouse:
     """A storage of its own and the commands that use it."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.storage = root, Storage(root.as_uri())
+        self.root, self.storage = root, FileStorage(root.as_uri())
 
     def copy(self, folder: Path) -> "Storehouse":
         """Return a storage with the same runs, to be changed."""

@@ -10,7 +10,7 @@ os.environ["VK_ICD_FILENAMES"] = os.devnull  # physics shall not need a driver w
 from pi05.config import Convention, DemosConfig, DemosJob
 from pi05.jobs.demos import make_demos
 from pi05.jobs.runtime import Context
-from pi05.storage import RunPaths, Storage
+from pi05.storage import FileStorage, RunPaths
 
 CONVENTION = Convention(cameras=(), state="joints_and_poses")
 PLANNER = Path(__file__).parents[2] / ".venv-planner/bin/python"
@@ -31,12 +31,12 @@ def demos_job(root: Path, **demos: int) -> DemosJob:
 
 
 def context(job: DemosJob) -> Context:
-    return Context(Storage(job.storage), RunPaths(job.run))
+    return Context(FileStorage(job.storage), RunPaths(job.run))
 
 
 @pytest.fixture(scope="session")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
+def storage(tmp_path_factory: pytest.TempPathFactory) -> FileStorage:
     """A storage with the dataset KEY, made by the real job."""
     job = demos_job(tmp_path_factory.mktemp("storage"))
     make_demos(job, context(job))
-    return Storage(job.storage)
+    return FileStorage(job.storage)

@@ -20,7 +20,7 @@ from pi05.errors import ConfigError, DataError, TemporaryError
 from pi05.jobs.demos import make_demos
 from pi05.jobs.runtime import Stopped
 from pi05.simulator import Simulator
-from pi05.storage import Storage
+from pi05.storage import FileStorage
 from tests.sim.conftest import CONVENTION, KEY, PLANNER, context, demos_job
 
 PUSHCUBE = tasks.find("pushcube")
@@ -56,7 +56,7 @@ def simulator() -> Simulator:
     return Simulator(PUSHCUBE, CONVENTION)
 
 
-def rows(storage: Storage) -> bytes:
+def rows(storage: FileStorage) -> bytes:
     return (storage.open(KEY) / ROWS).read_bytes()
 
 
@@ -67,7 +67,7 @@ def do_nothing(*_: object) -> None:
 # ---- The real planner ------------------------------------------------------------------------------------------------
 
 
-def test_a_dataset_holds_the_first_seeds_that_succeed_and_every_attempt(storage: Storage) -> None:
+def test_a_dataset_holds_the_first_seeds_that_succeed_and_every_attempt(storage: FileStorage) -> None:
     data = load(storage.open(KEY))
     assert data.meta.seeds == (0, 1, 2, 4)
     assert [(attempt.seed, attempt.success) for attempt in data.meta.attempts] == [
@@ -79,17 +79,17 @@ def test_a_dataset_holds_the_first_seeds_that_succeed_and_every_attempt(storage:
     assert set(data.meta.versions) == {"mani_skill", "sapien", "lerobot"}
 
 
-def test_replays_have_the_bits_that_the_planner_recorded(storage: Storage) -> None:
+def test_replays_have_the_bits_that_the_planner_recorded(storage: FileStorage) -> None:
     meta = load(storage.open(KEY)).meta
     assert (meta.inexact, meta.max_difference) == (0, 0.0)
 
 
-def test_the_work_folder_is_gone_when_the_dataset_is_complete(storage: Storage) -> None:
+def test_the_work_folder_is_gone_when_the_dataset_is_complete(storage: FileStorage) -> None:
     assert not storage.exists("runs/demos-pushcube-000000/work")
     assert storage.children("runs/demos-pushcube-000000") == ["status.json"]
 
 
-def test_lerobot_opens_the_dataset(storage: Storage) -> None:
+def test_lerobot_opens_the_dataset(storage: FileStorage) -> None:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     data = LeRobotDataset("pi05/pushcube", root=storage.open(KEY))
@@ -97,7 +97,7 @@ def test_lerobot_opens_the_dataset(storage: Storage) -> None:
 
 
 def test_a_second_start_finds_the_dataset_and_plans_nothing(
-    storage: Storage, capsys: pytest.CaptureFixture[str]
+    storage: FileStorage, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = demos_job(storage.root).model_copy(update={"planner_python": "/nowhere"})
     make_demos(job, context(job))
@@ -105,7 +105,7 @@ def test_a_second_start_finds_the_dataset_and_plans_nothing(
     assert kinds == ["result"]
 
 
-def test_a_dataset_of_another_convention_is_refused(storage: Storage) -> None:
+def test_a_dataset_of_another_convention_is_refused(storage: FileStorage) -> None:
     convention = CONVENTION.model_copy(update={"state": "joints"})
     job = demos_job(storage.root).model_copy(update={"convention": convention})
     with pytest.raises(DataError, match="state is 'joints_and_poses', the job wants 'joints'"):
@@ -113,11 +113,11 @@ def test_a_dataset_of_another_convention_is_refused(storage: Storage) -> None:
 
 
 def test_two_workers_and_other_blocks_make_the_same_dataset(
-    storage: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    storage: FileStorage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = demos_job(tmp_path, workers=2, block=3)
     make_demos(job, context(job))
-    assert rows(Storage(job.storage)) == rows(storage)
+    assert rows(FileStorage(job.storage)) == rows(storage)
     events = [json.loads(line.removeprefix("PI05 ")) for line in capsys.readouterr().out.splitlines()]
     assert [(event["step"], event["total"]) for event in events if event["kind"] == "progress"] == [
         *((1, 4), (2, 4), (3, 4), (4, 4))
@@ -125,7 +125,7 @@ def test_two_workers_and_other_blocks_make_the_same_dataset(
 
 
 def test_a_killed_job_goes_on_from_its_complete_blocks_and_makes_the_same_dataset(
-    storage: Storage, tmp_path: Path
+    storage: FileStorage, tmp_path: Path
 ) -> None:
     job = demos_job(tmp_path)
     (tmp_path / "job.json").write_text(job.model_dump_json())
@@ -138,13 +138,13 @@ def test_a_killed_job_goes_on_from_its_complete_blocks_and_makes_the_same_datase
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not Storage(job.storage).exists(KEY)
+    assert not FileStorage(job.storage).exists(KEY)
 
     planned = first_block.read_bytes()  # with its planning times: another planning would differ
     seconds = [attempt["seconds"] for attempt in json.loads(planned)["attempts"]]
     make_demos(job, context(job))
-    assert rows(Storage(job.storage)) == rows(storage)
-    meta = load(Storage(job.storage).open(KEY)).meta
+    assert rows(FileStorage(job.storage)) == rows(storage)
+    meta = load(FileStorage(job.storage).open(KEY)).meta
     assert [attempt.seconds for attempt in meta.attempts[:2]] == seconds
 
 

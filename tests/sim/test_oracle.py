@@ -10,14 +10,14 @@ from pi05.errors import DataError
 from pi05.jobs.evaluate import evaluate
 from pi05.jobs.runtime import Context
 from pi05.results import Result
-from pi05.storage import RunPaths, Storage
+from pi05.storage import FileStorage, RunPaths
 from tests.sim.conftest import CONVENTION, KEY
 
 RUN = "eval-pushcube-000000"
 RESULT = f"runs/{RUN}/results/0.json"
 
 
-def eval_job(storage: Storage, **options: object) -> EvalJob:
+def eval_job(storage: FileStorage, **options: object) -> EvalJob:
     return EvalJob(
         run=RUN,
         task="pushcube",
@@ -32,12 +32,12 @@ def eval_job(storage: Storage, **options: object) -> EvalJob:
 def run(job: EvalJob, capsys: pytest.CaptureFixture[str]) -> list[dict]:
     """Run the job and return its events."""
     capsys.readouterr()
-    evaluate(job, Context(Storage(job.storage), RunPaths(job.run)))
+    evaluate(job, Context(FileStorage(job.storage), RunPaths(job.run)))
     return [json.loads(line.removeprefix("PI05 ")) for line in capsys.readouterr().out.splitlines()]
 
 
 @pytest.fixture(scope="module")
-def result(storage: Storage) -> Result:
+def result(storage: FileStorage) -> Result:
     job = eval_job(storage)
     evaluate(job, Context(storage, RunPaths(RUN)))
     return Result.model_validate_json(storage.read(RESULT))
@@ -58,7 +58,7 @@ def test_an_episode_can_be_drawn(result: Result) -> None:
 
 
 def test_a_finished_evaluation_is_not_run_again(
-    result: Result, storage: Storage, capsys: pytest.CaptureFixture[str]
+    result: Result, storage: FileStorage, capsys: pytest.CaptureFixture[str]
 ) -> None:
     events = run(eval_job(storage), capsys)
     assert [event["kind"] for event in events] == ["result"]
@@ -69,7 +69,7 @@ def test_a_finished_evaluation_is_not_run_again(
 
 
 def test_a_killed_evaluation_runs_only_what_is_missing(
-    result: Result, storage: Storage, capsys: pytest.CaptureFixture[str]
+    result: Result, storage: FileStorage, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for episode in result.episodes[:3]:
         storage.write(f"runs/{RUN}/work/oracle/{episode.seed}.json", episode.model_dump_json().encode())
@@ -83,24 +83,26 @@ def test_a_killed_evaluation_runs_only_what_is_missing(
 
 
 def test_other_settings_are_another_evaluation(
-    result: Result, storage: Storage, capsys: pytest.CaptureFixture[str]
+    result: Result, storage: FileStorage, capsys: pytest.CaptureFixture[str]
 ) -> None:
     events = run(eval_job(storage, max_steps=40, execute_steps=5), capsys)
     assert events[-1]["metrics"]["success_at_end"] < 1, "no demonstration is that short"
     assert result.limit != 40
 
 
-def test_more_episodes_than_demonstrations_are_refused(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_episodes_than_demonstrations_are_refused(
+    storage: FileStorage, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(DataError, match=r"eval.episodes 50 is more than the 4 .* use eval.episodes=4"):
         run(eval_job(storage, episodes=50), capsys)
 
 
-def test_a_checkpoint_that_does_not_exist_is_named(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_that_does_not_exist_is_named(storage: FileStorage, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(DataError, match=r"run train-pushcube-000000 has no complete checkpoint"):
         run(eval_job(storage, policy="checkpoint"), capsys)
 
 
-def test_a_dataset_of_another_convention_is_refused(storage: Storage, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dataset_of_another_convention_is_refused(storage: FileStorage, capsys: pytest.CaptureFixture[str]) -> None:
     job = eval_job(storage).model_copy(update={"convention": CONVENTION.model_copy(update={"delta_joints": False})})
     with pytest.raises(DataError, match=r"delta_joints is True, the job wants False"):
         run(job, capsys)
@@ -108,4 +110,4 @@ def test_a_dataset_of_another_convention_is_refused(storage: Storage, capsys: py
 
 def test_a_missing_dataset_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(DataError, match=r"datasets/pushcube/test cannot be used: MANIFEST.json is missing"):
-        run(eval_job(Storage(tmp_path.as_uri())), capsys)
+        run(eval_job(FileStorage(tmp_path.as_uri())), capsys)

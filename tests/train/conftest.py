@@ -23,7 +23,7 @@ from pi05.data.tokenizer import TINY, Tokenizer
 from pi05.data.transforms import Recipe
 from pi05.events import Event, EventWriter, parse
 from pi05.jobs.runtime import Stopped
-from pi05.storage import RunPaths, Storage
+from pi05.storage import FileStorage, RunPaths
 from pi05.tasks import find
 from pi05.training.loop import Training
 from pi05.training.sharding import make_mesh
@@ -74,7 +74,7 @@ def make_dataset(episodes: int = 6, steps: int = 30) -> Dataset:
 class Around:
     """The process around a training: storage, events, and a signal after a given step."""
 
-    storage: Storage
+    storage: FileStorage
     paths: RunPaths
     stop_after: int | None = None
     stream: io.StringIO = field(default_factory=io.StringIO)
@@ -112,7 +112,7 @@ def around(tmp_path: Path) -> Around:
 
 
 def new_around(root: Path, stop_after: int | None = None, run: str = "train-pushcube-000000") -> Around:
-    return Around(Storage(root.as_uri()), RunPaths(run), stop_after)
+    return Around(FileStorage(root.as_uri()), RunPaths(run), stop_after)
 
 
 def make_training(

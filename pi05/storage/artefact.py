@@ -1,0 +1,113 @@
+"""Manifests and checksums: turns a folder into the table of its files, and a table into what is wrong with a folder."""
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Generator, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import google_crc32c
+
+from pi05.errors import ConfigError, DataError, TemporaryError
+from pi05.storage.names import check_key
+
+MANIFEST = "MANIFEST.json"
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of an artefact: its size in bytes and its CRC-32C as 8 hex digits."""
+
+    size: int
+    crc32c: str
+
+
+def crc32c(path: Path) -> str:
+    """Return the CRC-32C (Castagnoli, RFC 3720) of a file as 8 hex digits."""
+    checksum: Any = google_crc32c.Checksum()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            checksum.update(chunk)
+    return checksum.digest().hex()
+
+
+def files_of(folder: Path) -> list[str]:
+    """Return the names of all files below a folder, sorted; a manifest of the folder itself is not one of them."""
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in names if name != MANIFEST)
+
+
+def entry_of(path: Path) -> Entry:
+    """Return what the manifest says of a file."""
+    return Entry(path.stat().st_size, crc32c(path))
+
+
+def dump_manifest(files: dict[str, Entry]) -> bytes:
+    """Return the content of MANIFEST.json."""
+    return json.dumps({"v": 1, "files": {name: asdict(entry) for name, entry in files.items()}}, indent=1).encode()
+
+
+def load_manifest(content: bytes) -> dict[str, Entry]:
+    """Return the file table of a manifest; raise DataError when it is not of our form or names a file outside."""
+    try:
+        files: object = json.loads(content)["files"]
+        if not isinstance(files, dict):
+            raise TypeError("files is not a table")
+        table = cast("dict[str, dict[str, Any]]", files)
+        entries = {name: Entry(int(entry["size"]), str(entry["crc32c"])) for name, entry in table.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{MANIFEST} is damaged ({error}); make it again") from error
+    return {check_key(name): entry for name, entry in entries.items()}
+
+
+def difference(name: str, wanted: Entry, found: Entry | None) -> str | None:
+    """Return in words how a file differs from what the manifest says, or None."""
+    if found is None:
+        return f"{name} is missing"
+    if found.size != wanted.size:
+        return f"{name} has {found.size} bytes, the manifest says {wanted.size}"
+    if found.crc32c != wanted.crc32c:
+        return f"{name} has crc32c {found.crc32c}, the manifest says {wanted.crc32c}"
+    return None
+
+
+def never_completed() -> str:
+    """Say what a missing manifest means."""
+    return f"{MANIFEST} is missing, so it was never completed; make it again"
+
+
+def unusable(where: str, problems: Iterable[str]) -> DataError:
+    """Return the error that names every bad file of an artefact."""
+    return DataError(f"{where} cannot be used: " + "; ".join(problems))
+
+
+def already_there(where: str) -> ConfigError:
+    """Return the error of whoever would overwrite a complete artefact."""
+    return ConfigError(f"{where} already exists and is never overwritten")
+
+
+@contextlib.contextmanager
+def disk_errors(action: str) -> Generator[None]:
+    """Turn a full or read-only disk during `action` into an error with the remedy.
+
+    The writer of checkpoints (tensorstore) reports a full disk as a ValueError with the system's words.
+    """
+    full = TemporaryError(
+        f"disk full while {action}; nothing that was complete is lost; free some space and run the same command again"
+    )
+    try:
+        yield
+    except ValueError as error:
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise full from error
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise full from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise ConfigError(f"not allowed to write while {action}: {error}; choose another storage") from error
+        raise

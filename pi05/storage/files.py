@@ -1,0 +1,220 @@
+"""file://: a folder of this machine as storage."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Generator, Iterable
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
+
+from pi05.errors import ConfigError, DataError, TemporaryError
+from pi05.storage import artefact
+from pi05.storage.artefact import MANIFEST, Entry, disk_errors
+from pi05.storage.interface import Lease, Storage
+from pi05.storage.names import check_key
+
+
+class FileStorage(Storage):
+    """A root folder addressed by URL.
+
+    Args:
+        url: `file:///absolute/path`.
+
+    Raises:
+        ConfigError: The URL is not of that form.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme != "file" or parts.netloc or not parts.path.startswith("/"):
+            raise ConfigError(f"storage {url!r} is not supported; use file:///absolute/path")
+        self.url = url
+        self.root = Path(unquote(parts.path))
+
+    def path(self, key: str) -> Path:
+        """Return where a key lies on disk, whether it exists or not."""
+        return self.root / check_key(key)
+
+    def read(self, key: str) -> bytes:
+        try:
+            return self.path(key).read_bytes()
+        except FileNotFoundError as error:
+            raise DataError(f"{self.url}/{key} does not exist") from error
+
+    def write(self, key: str, data: bytes, absent: bool = False) -> bool:
+        target = self.path(key)
+        with disk_errors(f"writing {key}"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                return _move(Path(name), target, absent)
+            finally:
+                Path(name).unlink(missing_ok=True)
+
+    def exists(self, key: str) -> bool:
+        path = self.path(key)
+        return (path / MANIFEST).is_file() if path.is_dir() else path.is_file()
+
+    def modified(self, key: str) -> float:
+        path = self.path(key)
+        try:
+            return (path / MANIFEST if path.is_dir() else path).stat().st_mtime
+        except FileNotFoundError as error:
+            raise DataError(f"{self.url}/{key} does not exist") from error
+
+    def children(self, key: str) -> list[str]:
+        path = self.path(key)
+        if not path.is_dir():
+            return []
+        return sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+
+    def artefacts(self, key: str) -> list[str]:
+        return [name for name in self.children(key) if (self.path(key) / name / MANIFEST).is_file()]
+
+    def scan(self, prefix: str, names: Iterable[str]) -> dict[str, bytes]:
+        folder, found = self.path(prefix), dict[str, bytes]()
+        for name in names:
+            for path in folder.glob(f"*/{check_key(name)}"):
+                if path.is_file() and not path.relative_to(folder).parts[0].startswith("."):
+                    found[path.relative_to(self.root).as_posix()] = path.read_bytes()
+        return found
+
+    def delete(self, key: str) -> None:
+        path = self.path(key)
+        if path.is_dir():
+            (path / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def stage(self, key: str) -> Generator[Path]:
+        target = self.path(key)
+        if self.exists(key):
+            raise artefact.already_there(f"{self.url}/{key}")
+        staging = target.parent / f".{target.name}.incomplete"
+        with disk_errors(f"writing {key}"):
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+            try:
+                yield staging
+                _write_manifest(staging)
+                shutil.rmtree(target, ignore_errors=True)
+                staging.rename(target)
+                _sync(target.parent)
+            except BaseException:
+                shutil.rmtree(staging, ignore_errors=True)
+                raise
+
+    def publish(self, folder: Path, key: str) -> None:
+        with self.stage(key) as staging:
+            for name in artefact.files_of(folder):
+                (staging / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / name, staging / name)
+
+    def verify(self, key: str) -> list[str]:
+        folder = self.path(key)
+        try:
+            files = artefact.load_manifest((folder / MANIFEST).read_bytes())
+        except FileNotFoundError:
+            return [artefact.never_completed()]
+        except DataError as error:
+            return [str(error)]
+        return [problem for name, entry in sorted(files.items()) if (problem := _problem(folder, name, entry))]
+
+    def open(self, key: str) -> Path:
+        if problems := self.verify(key):
+            raise artefact.unusable(f"{self.url}/{key}", problems)
+        return self.path(key)
+
+    def scratch(self, key: str) -> Path:
+        return self.path(key)
+
+    @contextlib.contextmanager
+    def lease(self, key: str) -> Generator[Lease]:
+        """Hold the right to write a run; the operating system frees it with the process, however it ends."""
+        path = self.path(key)
+        with disk_errors(f"writing {key}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+b")
+        with file:
+            if not _lock(file, attempts=10):
+                raise TemporaryError(
+                    f"another process is writing {key.removesuffix('/lease')}; wait for it or cancel it first"
+                )
+            yield Lease()
+
+    def leased(self, key: str) -> bool:
+        path = self.path(key)
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+
+def _move(source: Path, target: Path, absent: bool) -> bool:
+    """Give a file its name, over an older one or not; return whether it has it now."""
+    if not absent:
+        source.replace(target)
+        return True
+    try:
+        target.hardlink_to(source)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _lock(file: BinaryIO, attempts: int) -> bool:
+    """Lock a file exclusively; try more than once, because `leased` looks by holding it for a moment."""
+    for attempt in range(attempts):
+        if attempt:
+            time.sleep(0.05)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    return False
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename in `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_manifest(folder: Path) -> None:
+    """Write MANIFEST.json for every file below `folder`, synced to disk first."""
+    files: dict[str, Entry] = {}
+    for name in artefact.files_of(folder):
+        with (folder / name).open("rb") as file:
+            os.fsync(file.fileno())
+        files[name] = artefact.entry_of(folder / name)
+    with (folder / MANIFEST).open("wb") as file:
+        file.write(artefact.dump_manifest(files))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _problem(folder: Path, name: str, wanted: Entry) -> str | None:
+    """Return what is wrong with one file of a manifest, or None."""
+    path = folder / name
+    if not path.is_file():
+        return artefact.difference(name, wanted, None)
+    size = path.stat().st_size
+    if size != wanted.size:  # its checksum need not be computed
+        return artefact.difference(name, wanted, Entry(size, ""))
+    return artefact.difference(name, wanted, artefact.entry_of(path))

@@ -1,0 +1,104 @@
+"""What every storage can do, whatever it is made of."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from pi05.errors import TemporaryError
+
+
+class Lease:
+    """The right to write a run. This one ends with the block that holds it and cannot be lost before."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether another process has taken it; whoever held it must not write any more."""
+        return False
+
+    def check(self) -> None:
+        """Raise TemporaryError when the lease is lost."""
+        if self.lost:
+            raise TemporaryError("another process has taken over this run; this one stops and leaves it alone")
+
+
+class Storage(ABC):
+    """A root addressed by URL, with objects and artefacts below it."""
+
+    url: str
+
+    @abstractmethod
+    def read(self, key: str) -> bytes:
+        """Return the content of one object; raise DataError when it does not exist."""
+
+    @abstractmethod
+    def write(self, key: str, data: bytes, absent: bool = False) -> bool:
+        """Replace one object: a reader sees the old or the new content, never a part.
+
+        Args:
+            key: The object's name.
+            data: Its new content.
+            absent: Leave an object alone that exists; of several writers at once, one wins.
+
+        Returns:
+            Whether it was written; False only with `absent`.
+        """
+
+    @abstractmethod
+    def exists(self, key: str) -> bool:
+        """Return whether an object, or an artefact with its manifest, exists."""
+
+    @abstractmethod
+    def modified(self, key: str) -> float:
+        """Return when an object was written or an artefact completed, in seconds since 1970; DataError without it."""
+
+    @abstractmethod
+    def children(self, key: str) -> list[str]:
+        """Return the sorted names directly under a folder; empty when there is none. Temporary names are left out."""
+
+    @abstractmethod
+    def artefacts(self, key: str) -> list[str]:
+        """Return the sorted names directly under a folder that are complete artefacts."""
+
+    @abstractmethod
+    def scan(self, prefix: str, names: Iterable[str]) -> dict[str, bytes]:
+        """Return every object `<prefix>/*/<name>` that exists, by key, in few round trips; a name may hold `*`, too."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove an object or folder; the manifest goes first, so that no reader takes a half-deleted artefact."""
+
+    @abstractmethod
+    def stage(self, key: str) -> AbstractContextManager[Path]:
+        """Yield an empty folder that becomes the artefact `key`, manifest last, when the block ends without error.
+
+        An incomplete earlier attempt is removed; a complete artefact is never overwritten.
+
+        Raises:
+            ConfigError: The artefact already exists.
+            TemporaryError: The disk is full, or the storage cannot be reached; the staging folder is removed.
+        """
+
+    @abstractmethod
+    def publish(self, folder: Path, key: str) -> None:
+        """Make the artefact `key` of a complete local folder, which stays as it is; otherwise like `stage`."""
+
+    @abstractmethod
+    def verify(self, key: str) -> list[str]:
+        """Return what is wrong with an artefact, one line a file; empty when every checksum agrees."""
+
+    @abstractmethod
+    def open(self, key: str) -> Path:
+        """Return a local folder with an artefact, verified, to be read only; raise DataError naming each bad file."""
+
+    @abstractmethod
+    def scratch(self, key: str) -> Path:
+        """Return a local folder for intermediate files; on file:// it is `key` itself, so that a restart finds them."""
+
+    @abstractmethod
+    def lease(self, key: str) -> AbstractContextManager[Lease]:
+        """Hold the right to write a run; raise TemporaryError when another process holds it."""
+
+    @abstractmethod
+    def leased(self, key: str) -> bool:
+        """Return whether some process holds the lease."""

@@ -1,0 +1,99 @@
+"""What lies where in a storage: the names of a run's artefacts, and keys that stay inside."""
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from pi05.errors import DataError
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Names every artefact of a run.
+
+    runs/<run>/{run.json,job.json,status.json,log.txt,lease,work/,checkpoints/<step>/,results/<shard>.json,report/}
+    runs/<run>/shards/<shard>/{status.json,lease}    of one shard, when several pods share the work
+    runs/<run>/logs/<attempt>.txt                    what a pod printed
+
+    Attributes:
+        run: Name of the run.
+        shard: Part of the work that has a status and a lease of its own; None for a whole run.
+    """
+
+    run: str
+    shard: int | None = None
+
+    @property
+    def root(self) -> str:
+        """Folder of the run."""
+        return f"runs/{self.run}"
+
+    @property
+    def shards(self) -> str:
+        """Folder of shards, one folder each."""
+        return f"{self.root}/shards"
+
+    @property
+    def spec(self) -> str:
+        """What was asked for, written by the controller."""
+        return f"{self.root}/run.json"
+
+    @property
+    def job(self) -> str:
+        """What the job was told."""
+        return f"{self.root}/job.json"
+
+    @property
+    def status(self) -> str:
+        """The last event of the job or of this shard."""
+        return f"{self._own}/status.json"
+
+    @property
+    def log(self) -> str:
+        """Everything the job printed, when it ran on this machine."""
+        return f"{self.root}/log.txt"
+
+    @property
+    def logs(self) -> str:
+        """Folder of what each pod printed."""
+        return f"{self.root}/logs"
+
+    @property
+    def lease(self) -> str:
+        """Held by the one process that may write this run or this shard."""
+        return f"{self._own}/lease"
+
+    @property
+    def work(self) -> str:
+        """Intermediate files that a restarted job reuses."""
+        return f"{self.root}/work"
+
+    @property
+    def checkpoints(self) -> str:
+        """Folder of checkpoints, one folder a step."""
+        return f"{self.root}/checkpoints"
+
+    @property
+    def results(self) -> str:
+        """Folder of evaluation results."""
+        return f"{self.root}/results"
+
+    def checkpoint(self, step: int) -> str:
+        """Checkpoint artefact of a step."""
+        return f"{self.checkpoints}/{step}"
+
+    def attempt_log(self, attempt: str) -> str:
+        """Everything one pod printed."""
+        return f"{self.logs}/{attempt}.txt"
+
+    @property
+    def _own(self) -> str:
+        return self.root if self.shard is None else f"{self.shards}/{self.shard}"
+
+
+def check_key(key: str) -> str:
+    """Return `key` when it stays inside the storage root; raise DataError otherwise."""
+    parts = PurePosixPath(key).parts
+    if not parts or key.startswith("/") or ".." in parts or "\\" in key or re.search(r"[\x00-\x1f]", key):
+        raise DataError(f"storage key {key!r} is not a relative path without '..'")
+    return key
