@@ -53,6 +53,7 @@ class Result(BaseModel):
         checkpoint: Key of the checkpoint; None for the oracle.
         execute_steps, sampling_steps, temperature, policy_seed: Settings the rate depends on.
         limit: Control steps of every episode.
+        total: Episodes of the whole evaluation, of which a shard has a part.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,6 +63,7 @@ class Result(BaseModel):
     policy: str
     checkpoint: str | None
     dataset: str
+    total: int
     limit: int
     execute_steps: int
     sampling_steps: int

@@ -6,7 +6,9 @@ A missing dataset is refused here in a second instead of in a process that has l
 from pathlib import Path
 
 from pi05.config import DemosJob, EvalJob, TrainJob
+from pi05.errors import DataError
 from pi05.storage import RunPaths, Storage
+from pi05ctl import results
 from pi05ctl.render import PipelineJob, Rendered
 
 
@@ -34,8 +36,16 @@ def made(run: Rendered, storage: Storage) -> bool:
     if isinstance(job, TrainJob):
         return storage.exists(RunPaths(job.run).checkpoint(job.train.steps))
     if isinstance(job, EvalJob):
-        return bool(storage.children(RunPaths(job.run).results))
+        return _evaluated(job, storage)
     return True
+
+
+def _evaluated(job: EvalJob, storage: Storage) -> bool:
+    """Return whether every episode of an evaluation is there."""
+    try:
+        return results.read(storage, job.run).complete
+    except DataError:
+        return False
 
 
 def _missing_planner(job: DemosJob, storage: Storage) -> str | None:

@@ -159,6 +159,8 @@ def _success(content: Report) -> str:
     """Return the rate, its interval and what it is of."""
     if content.evaluation is None or not content.evaluation.episodes:
         return _section("Success", "<p>Not evaluated yet.</p>")
+    if not content.evaluation.complete:
+        return _section("Success", f"<p>Not evaluated yet: {content.evaluation.progress} episodes are there.</p>")
     numbers, subject = content.evaluation.metrics, content.evaluation.subject
     rate, low, high = numbers["success_once"], numbers["wilson_low"], numbers["wilson_high"]
     total = len(content.evaluation.episodes)

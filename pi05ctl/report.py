@@ -33,7 +33,8 @@ class Result:
         run: The evaluation.
         policy: `checkpoint 2400`, `oracle` or `untrained`.
         train_run: Whose checkpoint it was.
-        metrics: success_once, success_at_end, wilson_low, wilson_high, episodes.
+        metrics: success_once, success_at_end, wilson_low, wilson_high, episodes; empty while episodes are missing.
+        episodes: How many there are: `50`, or `31 of 50` while some are missing.
     """
 
     task: str
@@ -41,6 +42,7 @@ class Result:
     policy: str
     train_run: str | None
     metrics: dict[str, float]
+    episodes: str
 
 
 def row(status: RunStatus) -> tuple[str, ...]:
@@ -147,7 +149,7 @@ def results(found: Iterable[tuple[RunStatus, Evaluation]]) -> list[Result]:
     order = list(tasks.TASKS)
     rows = sorted(found, key=lambda item: (order.index(item[0].task), -(item[0].created or 0.0)))
     return [
-        Result(status.task, status.run, evaluation.subject, status.train_run, evaluation.metrics)
+        Result(status.task, status.run, evaluation.subject, status.train_run, evaluation.metrics, evaluation.progress)
         for status, evaluation in rows
         if evaluation.episodes
     ]
@@ -161,7 +163,7 @@ def result_row(result: Result) -> tuple[str, ...]:
         result.task,
         result.run,
         result.policy,
-        f"{numbers['episodes']:.0f}" if "episodes" in numbers else "",
+        result.episodes,
         _percent(numbers.get("success_once")),
         _percent(numbers.get("success_at_end")),
         f"{100 * low:.0f} to {100 * high:.0f} %" if low is not None and high is not None else "",

@@ -1,7 +1,7 @@
 """results/<shard>.json of an evaluation -> episodes, success rates and their interval.
 
 The rates are counted here from the episodes, so that the shards of one evaluation add up, and a number in a table is
-one that its episodes bear out.
+one that its episodes bear out. While a shard is missing there are episodes and no rates: a part is not the result.
 """
 
 import json
@@ -44,11 +44,13 @@ class Evaluation:
         episodes: In the order of their seeds.
         policy: `checkpoint`, `oracle` or `untrained`, as the results say; empty when they do not.
         step: Step of the evaluated checkpoint.
+        total: Episodes of the whole evaluation; None when the results do not say, and then these are all.
     """
 
     episodes: tuple[Episode, ...]
     policy: str = ""
     step: int | None = None
+    total: int | None = None
 
     @property
     def subject(self) -> str:
@@ -56,15 +58,29 @@ class Evaluation:
         return f"{self.policy} {self.step}" if self.step is not None else self.policy
 
     @property
+    def complete(self) -> bool:
+        """Whether every episode is there."""
+        return bool(self.episodes) and (self.total is None or len(self.episodes) >= self.total)
+
+    @property
+    def progress(self) -> str:
+        """How many episodes there are: `50`, or `31 of 50` while some are missing."""
+        return f"{len(self.episodes)}" if self.complete else f"{len(self.episodes)} of {self.total or 0}"
+
+    @property
     def metrics(self) -> dict[str, float]:
-        """The rates under the names that events use; empty without episodes."""
-        return summary(self.episodes) if self.episodes else {}
+        """The rates under the names that events use; empty until every episode is there."""
+        return summary(self.episodes) if self.complete else {}
 
 
 def read(storage: Storage, run: str) -> Evaluation:
-    """Return the episodes of all shards; raise DataError when a file is not of our form."""
+    """Return the episodes of all shards.
+
+    Raises:
+        DataError: A file is not of our form, or two are of different evaluations.
+    """
     episodes: dict[int, Episode] = {}
-    policy, checkpoint = "", ""
+    header: dict[str, Any] = {}
     folder = RunPaths(run).results
     for name in storage.children(folder):
         if not name.endswith(".json"):
@@ -73,12 +89,26 @@ def read(storage: Storage, run: str) -> Evaluation:
         try:
             shard = cast("dict[str, Any]", json.loads(storage.read(key)))
             episodes.update((int(row["seed"]), _episode(row)) for row in shard["episodes"])
-            policy, checkpoint = shard.get("policy") or policy, shard.get("checkpoint") or checkpoint
+            found = {name: shard.get(name) for name in ("policy", "checkpoint", "total")}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{storage.url}/{key} is not the result of an evaluation ({error!r})") from error
-    step = checkpoint.rpartition("/")[2]
+        _refuse_other(key, found, header)
+        header = found
     in_order = tuple(episodes[seed] for seed in sorted(episodes))
-    return Evaluation(in_order, policy, int(step) if step.isdecimal() else None)
+    step = str(header.get("checkpoint")).rpartition("/")[2]
+    return Evaluation(
+        in_order, header.get("policy") or "", int(step) if step.isdecimal() else None, header.get("total")
+    )
+
+
+def _refuse_other(key: str, found: dict[str, Any], before: dict[str, Any]) -> None:
+    """Raise DataError when a shard is of another evaluation than the one before it."""
+    for name, value in before.items():
+        if found[name] != value:
+            raise DataError(
+                f"{key} has {name} {found[name]!r}, the other shards have {value!r}: they do not add up to one "
+                f"evaluation; delete {key.rpartition('/')[0]} and submit it again"
+            )
 
 
 def _episode(row: dict[str, Any]) -> Episode:

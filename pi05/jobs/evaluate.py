@@ -1,8 +1,11 @@
 """Evaluate a checkpoint, the oracle or untrained weights: `python -m pi05.jobs.evaluate job.json`.
 
 Order of work: verify the dataset, choose the seeds, find and verify the checkpoint, compare conventions, roll out the
-episodes that no earlier start has finished, write results/0.json. Finished episodes stay in the run's work folder.
+episodes that no earlier start has finished, write results/<shard>.json. Finished episodes stay in the run's work
+folder. Shard i of N takes every N-th seed from the i-th on; an episode is the same whoever runs it.
 """
+
+import logging
 
 from pydantic import ValidationError
 
@@ -18,21 +21,27 @@ from pi05.storage import RunPaths, Storage
 from pi05.tasks import find
 from pi05.training import checkpoint
 
+log = logging.getLogger("pi05")
+
 
 def evaluate(job: EvalJob, context: Context) -> None:
     """Run the job; nothing that an earlier start finished is run again."""
     data = _dataset(job, context.storage)
-    seeds = _seeds(job, data)
-    header = _header(job, context.storage)
-    key = f"{context.paths.results}/0.json"
-    result = _earlier(context.storage, key, header)
+    seeds = _seeds(job, data)[context.shard :: context.shards]
+    if not seeds:
+        log.info("there are fewer episodes than shards, and none for this one")
+        return
+    header = _header(job, context)
+    key = f"{context.paths.results}/{context.shard}.json"
+    result = _earlier(context.storage, key, header, seeds)
     if result is None:
         actor = _actor(job, context.storage, header.checkpoint, data)
-        episodes = _Episodes(context, f"{context.paths.work}/{header.checkpoint or header.policy}", seeds)
+        work = context.paths.work if context.shards == 1 else f"{context.paths.work}/shards/{context.shard}"
+        episodes = _Episodes(context, f"{work}/{header.checkpoint or header.policy}", seeds)
         _roll_out(job, header.limit, actor, episodes, context)
         result = header.model_copy(update={"episodes": episodes.ordered()})
         context.storage.write(key, result.model_dump_json().encode())
-        context.storage.delete(context.paths.work)
+        context.storage.delete(work)
     context.events.emit("result", metrics=summary(result.episodes))
 
 
@@ -41,7 +50,8 @@ class _Episodes:
 
     def __init__(self, context: Context, folder: str, seeds: list[int]) -> None:
         self._context, self._folder, self._seeds = context, folder, seeds
-        found = ((seed, self._read(seed)) for seed in seeds)
+        kept = set(context.storage.children(folder))
+        found = ((seed, self._read(seed)) for seed in seeds if f"{seed}.json" in kept)
         self._done = {seed: episode for seed, episode in found if episode}
 
     def missing(self) -> list[int]:
@@ -65,7 +75,7 @@ class _Episodes:
         return f"{self._folder}/{seed}.json"
 
     def _read(self, seed: int) -> Episode | None:
-        """Return a kept episode, or None when there is none or it is damaged."""
+        """Return a kept episode, or None when it is damaged."""
         try:
             return Episode.model_validate_json(self._context.storage.read(self._key(seed)))
         except (DataError, ValidationError):
@@ -110,16 +120,19 @@ def _check_unseen(seeds: range, demo_seeds: tuple[int, ...], what: str) -> None:
         raise DataError(f"evaluation seeds {seen[:5]} are demonstrations of {what}; choose another eval.first_seed")
 
 
-def _header(job: EvalJob, storage: Storage) -> Result:
+def _header(job: EvalJob, context: Context) -> Result:
     """Return the result without its episodes: everything the success rate depends on."""
     key = None
     if job.eval.policy != "oracle":
-        key = RunPaths(job.train_run).checkpoint(checkpoint.find(storage, job.train_run, job.eval.step))
+        alone = context.shards == 1 or job.eval.step is not None
+        step = checkpoint.find(context.storage, job.train_run, job.eval.step) if alone else _agreed_step(job, context)
+        key = RunPaths(job.train_run).checkpoint(step)
     return Result(
         task=job.task,
         policy=job.eval.policy,
         checkpoint=key,
         dataset=job.dataset,
+        total=job.eval.episodes,
         limit=job.eval.max_steps or find(job.task).eval_limit,
         execute_steps=job.eval.execute_steps,
         sampling_steps=job.eval.sampling_steps,
@@ -130,13 +143,33 @@ def _header(job: EvalJob, storage: Storage) -> Result:
     )
 
 
-def _earlier(storage: Storage, key: str, header: Result) -> Result | None:
-    """Return the result of an earlier start, when it is whole and of the same evaluation."""
+def _agreed_step(job: EvalJob, context: Context) -> int:
+    """Return the checkpoint that all shards evaluate: the newest one at the moment when the first of them looked.
+
+    Raises:
+        DataError: The training went on and has deleted it.
+    """
+    storage, key = context.storage, f"{context.paths.root}/evaluated_step"
+    if not storage.exists(key):
+        newest = checkpoint.find(storage, job.train_run, None)
+        storage.write(key, str(newest).encode(), absent=True)
+    step = int(storage.read(key))
+    if not storage.exists(RunPaths(job.train_run).checkpoint(step)):
+        raise DataError(
+            f"this evaluation is of checkpoint {step}, which the training {job.train_run} has deleted since; "
+            "let it end and submit the evaluation with --again, or name a checkpoint that is kept with eval.step"
+        )
+    return step
+
+
+def _earlier(storage: Storage, key: str, header: Result, seeds: list[int]) -> Result | None:
+    """Return the result of an earlier start, when it is whole, of the same evaluation and of the same seeds."""
     try:
         result = Result.model_validate_json(storage.read(key))
     except (DataError, ValidationError):
         return None
-    return result if result.model_copy(update={"episodes": ()}) == header else None
+    same = result.model_copy(update={"episodes": ()}) == header
+    return result if same and [episode.seed for episode in result.episodes] == seeds else None
 
 
 def _actor(job: EvalJob, storage: Storage, key: str | None, data: datasets.Dataset) -> Actor:

@@ -110,6 +110,11 @@ def test_what_is_missing_is_left_out(poor):
     assert read(poor).words
 
 
+def test_a_part_of_an_evaluation_is_not_its_result():
+    part = read(replace(CONTENT, evaluation=Evaluation(EPISODES, "checkpoint", 2400, total=len(EPISODES) + 9))).words
+    assert f"Not evaluated yet: {len(EPISODES)} of {len(EPISODES) + 9} episodes are there" in part
+
+
 def test_without_an_evaluation_it_says_so():
     assert "Not evaluated yet" in read(replace(CONTENT, evaluation=None)).words
 

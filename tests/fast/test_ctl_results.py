@@ -74,7 +74,12 @@ def test_an_episode_that_two_shards_ran_counts_once(storage):
 
 @pytest.mark.parametrize("other", [{"checkpoint": "runs/t/checkpoints/2400"}, {"total": 4}, {"policy": "untrained"}])
 def test_shards_of_different_evaluations_do_not_add_up(storage, other):
-    first = {"policy": "checkpoint", "checkpoint": "runs/t/checkpoints/2000", "total": 2, "episodes": [episode(4, True)]}
+    first = {
+        "policy": "checkpoint",
+        "checkpoint": "runs/t/checkpoints/2000",
+        "total": 2,
+        "episodes": [episode(4, True)],
+    }
     write(storage, 0, first)
     write(storage, 1, {**first, "episodes": [episode(5, True)], **other})
     with pytest.raises(DataError, match=rf"results/1\.json has {next(iter(other))} .*, the other shards have"):

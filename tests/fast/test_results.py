@@ -22,6 +22,7 @@ def result(*seeds: int, **changes: object) -> Result:
         "policy": "checkpoint",
         "checkpoint": "runs/a/checkpoints/5",
         "dataset": "datasets/pushcube/1",
+        "total": 4,
         "limit": 150,
         "execute_steps": 8,
         "sampling_steps": 10,

@@ -1,0 +1,167 @@
+"""An evaluation in shards finds, episode for episode, what one process finds, whatever happens meanwhile."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pi05 import tasks
+from pi05.config import EvalConfig, EvalJob
+from pi05.data import dataset as datasets
+from pi05.data.batches import data_stats
+from pi05.data.tokenizer import TINY, Tokenizer
+from pi05.data.transforms import Recipe
+from pi05.errors import DataError
+from pi05.jobs.evaluate import evaluate
+from pi05.jobs.runtime import Arguments, Context
+from pi05.model import tree
+from pi05.results import Result, merge
+from pi05.storage import FileStorage, RunPaths
+from pi05.training import checkpoint
+from pi05.training.step import new_state
+from pi05ctl import results
+from tests.conftest import options
+from tests.sim.conftest import CONVENTION, KEY
+
+TRAINING = RunPaths("train-pushcube-000000")
+EPISODES = 5
+
+
+def save_checkpoint(storage: FileStorage, step: int) -> None:
+    """Write a checkpoint of random weights: a policy that moves differently in every episode."""
+    tiny = options("tiny")
+    data = datasets.load(storage.open(KEY))
+    recipe = Recipe(
+        model=tiny.model,
+        convention=CONVENTION,
+        stats=data_stats(data, CONVENTION, tiny.model.action_horizon),
+        tokenizer=Tokenizer.load(TINY),
+        sentence=tasks.find("pushcube").sentence,
+    )
+    meta = checkpoint.CheckpointMeta(
+        run=TRAINING.run,
+        task="pushcube",
+        sentence=recipe.sentence,
+        step=step,
+        dataset=KEY,
+        convention=CONVENTION,
+        renderer="none",
+        demo_seeds=data.meta.seeds,
+        model=tiny.model,
+        train=tiny.train,
+    )
+    state = new_state(tree.initial(tiny.model, seed=step), tiny.model, tiny.train)
+    checkpoint.save(storage, TRAINING.checkpoint(step), state, recipe, meta)
+
+
+def eval_job(storage: FileStorage, run: str, **settings: object) -> EvalJob:
+    small = {"episodes": EPISODES, "environments": 2, "max_steps": 24, "sampling_steps": 3}
+    return EvalJob(
+        run=run,
+        task="pushcube",
+        storage=storage.url,
+        convention=CONVENTION,
+        dataset=KEY,
+        train_run=TRAINING.run,
+        eval=EvalConfig.model_validate({**small, **settings}),
+    )
+
+
+def run_shard(job: EvalJob, shard: int | None = None, shards: int | None = None) -> None:
+    arguments = Arguments(Path("job.json"), shard=shard, shards=shards)
+    evaluate(job, Context(FileStorage(job.storage), RunPaths(job.run, shard), arguments))
+
+
+def read_shards(storage: FileStorage, run: str) -> list[Result]:
+    folder = RunPaths(run).results
+    return [Result.model_validate_json(storage.read(f"{folder}/{name}")) for name in storage.children(folder)]
+
+
+@pytest.fixture(scope="module")
+def trained(storage: FileStorage) -> FileStorage:
+    save_checkpoint(storage, 1)
+    return storage
+
+
+@pytest.fixture(scope="module")
+def whole(trained: FileStorage) -> Result:
+    """What one process finds."""
+    run_shard(eval_job(trained, "eval-pushcube-aaaaaa", step=1))
+    return read_shards(trained, "eval-pushcube-aaaaaa")[0]
+
+
+def test_shards_add_up_to_what_one_process_finds(trained: FileStorage, whole: Result) -> None:
+    job = eval_job(trained, "eval-pushcube-bbbbbb", step=1)
+    for shard in (2, 0):
+        run_shard(job, shard, 3)
+    part = results.read(trained, job.run)
+    assert (part.progress, part.metrics) == (f"3 of {EPISODES}", {})
+    run_shard(job, 1, 3)
+    assert merge(read_shards(trained, job.run)) == whole
+    assert len({episode.tcp for episode in whole.episodes}) == EPISODES, "else equality would mean little"
+    assert results.read(trained, job.run) == results.read(trained, "eval-pushcube-aaaaaa")
+    assert not trained.children(f"{RunPaths(job.run).work}/shards")
+
+
+def test_a_finished_shard_is_not_run_again(
+    trained: FileStorage, whole: Result, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = eval_job(trained, "eval-pushcube-cccccc", step=1)
+    (trained.root / "job.json").write_text(job.model_dump_json())
+    command = [sys.executable, "-m", "pi05.jobs.evaluate", str(trained.root / "job.json"), "--shard", "1"]
+    shown = subprocess.run([*command, "--shards", "2"], check=True, capture_output=True, text=True, env=os.environ)
+    events = [json.loads(line.removeprefix("PI05 ")) for line in shown.stdout.splitlines()]
+    assert [(event["kind"], event["shard"], event["shards"]) for event in events] == [
+        (kind, 1, 2) for kind in ("started", "progress", "progress", "result", "finished")
+    ]
+    assert read_shards(trained, job.run)[0].episodes == whole.episodes[1::2]
+    capsys.readouterr()
+    run_shard(job, 1, 2)
+    assert [json.loads(line[5:])["kind"] for line in capsys.readouterr().out.splitlines()] == ["result"]
+
+
+def test_a_killed_shard_runs_only_what_is_missing(
+    trained: FileStorage, whole: Result, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = eval_job(trained, "eval-pushcube-dddddd", step=1)
+    kept = f"{RunPaths(job.run).work}/shards/0/{TRAINING.checkpoint(1)}"
+    for episode in whole.episodes[:4:2]:
+        trained.write(f"{kept}/{episode.seed}.json", episode.model_dump_json().encode())
+    run_shard(job, 0, 2)
+    events = [json.loads(line[5:]) for line in capsys.readouterr().out.splitlines()]
+    assert [(e["step"], e["total"]) for e in events if e["kind"] == "progress"] == [(3, 3)]
+    assert read_shards(trained, job.run)[0].episodes == whole.episodes[::2]
+
+
+def test_another_number_of_shards_runs_its_own_seeds(trained: FileStorage, whole: Result) -> None:
+    job = eval_job(trained, "eval-pushcube-eeeeee", step=1)
+    run_shard(job, 0, 4)
+    run_shard(job, 0, 2)
+    run_shard(job, 1, 2)
+    assert merge(read_shards(trained, job.run)) == whole
+
+
+def test_a_training_that_goes_on_does_not_split_the_shards(trained: FileStorage, whole: Result) -> None:
+    job = eval_job(trained, "eval-pushcube-ffffff")
+    run_shard(job, 1, 3)
+    save_checkpoint(trained, 2)
+    run_shard(job, 0, 3)
+    assert [shard.checkpoint for shard in read_shards(trained, job.run)] == [TRAINING.checkpoint(1)] * 2
+    trained.delete(TRAINING.checkpoint(1))
+    try:
+        with pytest.raises(DataError, match=r"of checkpoint 1, which the training .* has deleted since; .*--again"):
+            run_shard(job, 2, 3)
+    finally:
+        save_checkpoint(trained, 1)
+    assert whole.checkpoint == TRAINING.checkpoint(1)
+
+
+def test_more_shards_than_episodes_leave_some_without_work(trained: FileStorage) -> None:
+    job = eval_job(trained, "eval-pushcube-000001", policy="oracle", episodes=1)
+    run_shard(job, 0, 2)
+    run_shard(job, 1, 2)
+    assert results.read(trained, job.run).complete
+    assert trained.children(RunPaths(job.run).results) == ["0.json"]
