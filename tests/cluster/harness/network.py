@@ -1,0 +1,46 @@
+"""The bridge that holds all of the cluster's addresses, and what Pods are told of it. No firewall rules."""
+
+import contextlib
+import json
+import subprocess
+from pathlib import Path
+
+from tests.cluster.harness.layout import API_IP, BRIDGE, DNS_IP, NODE_IP, PODS, STATE
+
+CNI = STATE / "cni"
+ADDRESSES = STATE / "addresses"  # which Pod has which
+_RESULTS = Path("/var/lib/cni/results")  # a cache of the CNI library, at a place of its own choice
+
+
+def up() -> None:
+    """Make the bridge. The services' two addresses are on it, too, so no proxy is needed to reach them."""
+    _ip("link", "add", BRIDGE, "type", "bridge")
+    for address in (f"{NODE_IP}/24", f"{API_IP}/32", f"{DNS_IP}/32"):
+        _ip("address", "add", address, "dev", BRIDGE)
+    _ip("link", "set", BRIDGE, "up")
+    CNI.mkdir()
+    ipam = {
+        "type": "host-local",
+        "ranges": [[{"subnet": PODS, "gateway": NODE_IP}]],
+        "routes": [{"dst": "0.0.0.0/0"}],
+        "dataDir": str(ADDRESSES),
+    }
+    bridge = {"type": "bridge", "bridge": BRIDGE, "hairpinMode": True, "ipam": ipam}
+    network = {"cniVersion": "0.4.0", "name": BRIDGE, "plugins": [bridge]}
+    (CNI / "10-bridge.conflist").write_text(json.dumps(network, indent=1))
+    (STATE / "resolv.conf").write_text("")  # this machine's own search domains are no business of a Pod
+
+
+def down() -> None:
+    """Remove the bridge and what the CNI plugins noted."""
+    if Path(f"/sys/class/net/{BRIDGE}").exists():
+        _ip("link", "delete", BRIDGE)
+    for result in _RESULTS.glob(f"{BRIDGE}-*"):
+        result.unlink()
+    for folder in (_RESULTS, _RESULTS.parent):
+        with contextlib.suppress(OSError):  # somebody else's are in it, or there is none
+            folder.rmdir()
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
