@@ -77,7 +77,7 @@ annotations:
 restartPolicy: Never # a new pod instead, which podFailurePolicy decides on
 terminationGracePeriodSeconds: {{ .Values.graceSeconds | int }}
 serviceAccountName: {{ .Values.serviceAccount | quote }}
-automountServiceAccountToken: {{ eq .Values.run.kind "pipeline" }} # the others have no business with Kubernetes
+automountServiceAccountToken: {{ eq .Values.run.kind "pipeline" }} # only a pipeline talks to Kubernetes
 enableServiceLinks: false
 {{- with .Values.image.pullSecret }}
 imagePullSecrets:
