@@ -64,11 +64,15 @@ RunArgument = Annotated[
 ]
 TargetOption = Annotated[
     str | None,
-    typer.Option("--target", metavar="NAME", help="Where it runs: local, this machine. (cluster comes later.)"),
+    typer.Option(
+        "--target", metavar="NAME", help="Where: local (this machine) or cluster; its default is in pi05.toml."
+    ),
 ]
 PresetOption = Annotated[
     str | None,
-    typer.Option("--preset", metavar="NAME", help="tiny (CPU; local's default), small (one GPU) or full (8 GPUs)."),
+    typer.Option(
+        "--preset", metavar="NAME", help="tiny (CPU, default of local), small (1 GPU), full (8 GPUs, of cluster)."
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -90,7 +94,12 @@ def submit(
     preset: PresetOption = None,
     set_: SetOption = None,
     of: OfOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print job.json and start nothing.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print what would be made (job.json; for a cluster the manifests) and start nothing."
+        ),
+    ] = False,
     follow: FollowOption = False,
     again: AgainOption = False,
     output: OutputOption = Output.text,
@@ -99,10 +108,10 @@ def submit(
 
     The same values are the same run, however they are spelled, so submitting twice is harmless.
     """
-    controller = _controller()
-    runs = _render(controller, kind, task, target, preset, set_, of, again)
+    controller = _controller(target)
+    runs = _render(controller, kind, task, preset, set_, of, again)
     if dry_run:
-        _print_jobs(runs)
+        _print_jobs(controller, runs)
         return
     _after_submission(controller, controller.submit(runs), follow, output)
 
@@ -117,8 +126,12 @@ def render(
     of: OfOption = None,
     again: AgainOption = False,
 ) -> None:
-    """Print the job.json that submit would write."""
-    _print_jobs(_render(_controller(), kind, task, target, preset, set_, of, again))
+    """Print what submit would make.
+
+    That is job.json, or for a cluster the manifests, which are those of helm template. It needs no cluster.
+    """
+    controller = _controller(target)
+    _print_jobs(controller, _render(controller, kind, task, preset, set_, of, again))
 
 
 @app.command()
@@ -126,12 +139,13 @@ def status(
     run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="One run; without it, all.")] = None,
     watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on showing it; Ctrl-C ends that.")] = False,
     output: OutputOption = Output.text,
+    target: TargetOption = None,
 ) -> None:
     """Show how runs stand.
 
     Progress, speed, time left, age, and why one waits or failed.
     """
-    controller = _controller()
+    controller = _controller(target)
     name = controller.find(run) if run else None
 
     def look() -> "list[RunStatus]":
@@ -155,21 +169,20 @@ def status(
 def logs(
     run: RunArgument,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False,
+    target: TargetOption = None,
 ) -> None:
     """Print what a run printed."""
-    controller = _controller()
+    controller = _controller(target)
     name = controller.find(run)
-    at = _print_log(controller, name, 0)
-    if not at and not follow:
+    printed = 0
+    for data in controller.target.follow_log(name) if follow else (controller.target.log(name),):
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        printed += len(data)
+    if not printed:
         _say(f"{name} has not printed anything yet")
     for stage in controller.with_stages(name)[1:]:
         _say(f"its stage {stage.run} is {stage.state}: pi05ctl logs {stage.run}")
-    while follow:
-        ended = controller.status(name).ended
-        at = _print_log(controller, name, at)
-        if ended:
-            return
-        time.sleep(0.2)
 
 
 @app.command()
@@ -177,11 +190,12 @@ def wait(
     run: RunArgument,
     timeout: Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="Give up after this.")] = None,
     output: OutputOption = Output.text,
+    target: TargetOption = None,
 ) -> None:
     """Wait until a run ends. Exit code 0: done, 124: timeout, 125: it failed or was cancelled."""
     from pi05ctl.follow import follow
 
-    controller = _controller()
+    controller = _controller(target)
     name = controller.find(run)
     ended = follow(controller.looker([name]), time.monotonic, time.sleep, timeout)
     if ended is None:
@@ -196,9 +210,10 @@ def wait(
 def cancel(
     run: RunArgument,
     now: Annotated[bool, typer.Option("--now", help="Kill it without saving what it did since it last saved.")] = False,
+    target: TargetOption = None,
 ) -> None:
     """End a run. It saves first; resume goes on from there."""
-    controller = _controller()
+    controller = _controller(target)
     name = controller.find(run)
     if not now and controller.target.alive(name):
         _say(f"{name}: waiting until it has saved (--now does not)")
@@ -209,18 +224,26 @@ def cancel(
 
 
 @app.command()
-def resume(run: RunArgument, follow: FollowOption = False, output: OutputOption = Output.text) -> None:
+def resume(
+    run: RunArgument,
+    follow: FollowOption = False,
+    output: OutputOption = Output.text,
+    target: TargetOption = None,
+) -> None:
     """Start a run again from where it stopped."""
-    controller = _controller()
+    controller = _controller(target)
     _after_submission(controller, [controller.resume(controller.find(run))], follow, output)
 
 
 @app.command()
-def results(output: OutputOption = Output.text) -> None:
+def results(
+    output: OutputOption = Output.text,
+    target: TargetOption = None,
+) -> None:
     """Show the success rates of finished evaluations."""
     from pi05ctl import report
 
-    controller = _controller()
+    controller = _controller(target)
     found = report.results(controller.results())
     if output is Output.json:
         _out(report.results_json(found))
@@ -231,14 +254,17 @@ def results(output: OutputOption = Output.text) -> None:
 
 
 @app.command("report")
-def report_(run: RunArgument) -> None:
+def report_(
+    run: RunArgument,
+    target: TargetOption = None,
+) -> None:
     """Write a run's page and print where it is.
 
     Loss curve, success with its interval, episodes and configuration, in one HTML file.
     """
     from pi05ctl import page
 
-    controller = _controller()
+    controller = _controller(target)
     _out(page.write(controller.target, controller.find(run), time.time()) + "\n")
 
 
@@ -274,22 +300,21 @@ def _usage(error: typer.TyperException) -> str:
     return f"{text} (pi05ctl --help lists what there is)"
 
 
-def _controller() -> "Controller":
-    """Return the controller of the settings that hold here."""
+def _controller(target: str | None = None) -> "Controller":
+    """Return the controller of a target (or of the default one) under the settings that hold here."""
     from pi05ctl import settings
     from pi05ctl.controller import Controller
 
     found = settings.load(Path.cwd(), os.environ, Path(sys.executable))
-    if found.origin == settings.VARIABLE:
+    if found.origin == settings.VARIABLE and (target or found.target) == "local":
         _say(f"storage {found.storage} (from {found.origin})")
-    return Controller(found)
+    return Controller(found, target)
 
 
 def _render(
     controller: "Controller",
     kind: str,
     task: str,
-    target: str | None,
     preset: str | None,
     assignments: list[str] | None,
     of: str | None,
@@ -297,13 +322,13 @@ def _render(
 ) -> "list[Rendered]":
     from pi05ctl.controller import Request
 
-    return controller.render(Request(kind, task, target, preset, assignments or (), of, again))
+    return controller.render(Request(kind, task, preset, assignments or (), of, again))
 
 
-def _print_jobs(runs: "Sequence[Rendered]") -> None:
-    """Print job.json as it would be written, byte for byte."""
-    for job in runs:
-        _out(job.job_json.decode())
+def _print_jobs(controller: "Controller", runs: "Sequence[Rendered]") -> None:
+    """Print what would be made, byte for byte."""
+    for run in runs:
+        _out(controller.preview(run).decode())
 
 
 def _after_submission(
@@ -428,14 +453,6 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         return text_table(header, rows)
     width = shutil.get_terminal_size().columns
     return terminal_table(header, rows, width, colour="NO_COLOR" not in os.environ)
-
-
-def _print_log(controller: "Controller", run: str, start: int) -> int:
-    """Print a log from byte `start` on and return where it ends."""
-    data = controller.target.log(run, start)
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
-    return start + len(data)
 
 
 def _out(text: str) -> None:

@@ -9,14 +9,14 @@ from pi05 import tasks
 from pi05.errors import nearest
 from pi05.storage import RunPaths, connect
 from pi05ctl import inputs, results, status
-from pi05ctl.errors import TargetError, UsageError, unknown
+from pi05ctl.errors import UsageError, unknown
 from pi05ctl.follow import Look
 from pi05ctl.render import Local, Rendered, render, stages
 from pi05ctl.results import Evaluation
 from pi05ctl.settings import Settings
 from pi05ctl.spec import DEFAULT_PRESET, KINDS, Kind, RunSpec, parse_assignment
 from pi05ctl.status import RunStatus
-from pi05ctl.targets.local import LocalTarget, Submission
+from pi05ctl.targets.target import Submission, Target
 
 ALL = "all"
 RETRIED = ("Failed", "Cancelled")
@@ -29,7 +29,7 @@ class Request:
 
     Attributes:
         kind, task: What; `all` is every task.
-        target, preset: Where and of which size; None takes the default.
+        preset: Of which size; None takes the target's default.
         assignments: `section.field=value`, a later one of the same path counts.
         of: For an evaluation: the training run.
         again: Whether a run of the same values is wanted in spite of the one that exists.
@@ -37,7 +37,6 @@ class Request:
 
     kind: str
     task: str
-    target: str | None = None
     preset: str | None = None
     assignments: Sequence[str] = ()
     of: str | None = None
@@ -45,28 +44,27 @@ class Request:
 
 
 class Controller:
-    """The runs of one storage on one target.
+    """The runs of one target.
 
     Args:
         settings: Where runs live and what runs them.
+        target: Where they run; None takes the settings' own.
         clock: Seconds since 1970.
     """
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, settings: Settings, target: str | None = None, clock: Callable[[], float] = time.time) -> None:
         self.settings, self._clock = settings, clock
-        self.storage = connect(settings.storage)
-        local = Local(python=settings.python, jobs_at_once=settings.jobs_at_once)
-        self.target = LocalTarget(self.storage, local, clock)
+        self.target = _connect(settings, _target(target or settings.target), clock)
+        self.storage = self.target.storage
 
     def render(self, request: Request) -> list[Rendered]:
         """Return the runs that a request names; refuse words that mean nothing, with the nearest that do."""
         kind = _kind(request.kind)
-        target = _target(request.target or self.settings.target)
         names = list(tasks.TASKS) if request.task == ALL else [_task(request.task)]
         if request.of is not None and (kind != "eval" or request.task == ALL):
             raise UsageError("--of names the training run of one evaluation; use it with: submit eval TASK")
         overrides = dict(parse_assignment(text) for text in request.assignments)
-        specs = [self._spec(request, kind, task, target, overrides) for task in names]
+        specs = [self._spec(request, kind, task, overrides) for task in names]
         return [self._render(spec, request.again) for spec in specs]
 
     def submit(self, runs: Sequence[Rendered]) -> list[Submission]:
@@ -77,6 +75,10 @@ class Controller:
             if problems:
                 raise UsageError("; ".join(problems))
         return [self.target.submit(run) for run in runs]
+
+    def preview(self, run: Rendered) -> bytes:
+        """Return what submitting a run would make: the manifests of a cluster, else job.json."""
+        return self.target.preview(run)
 
     def resume(self, run: str) -> Submission:
         """Start a run again from where it stopped, with the job.json it had."""
@@ -110,13 +112,8 @@ class Controller:
 
     def statuses(self) -> tuple[list[RunStatus], list[str]]:
         """Return how every run stands, the newest first, and complaints about those that cannot be read."""
-        found: list[RunStatus] = []
-        damaged: list[str] = []
-        for run in self.target.runs():
-            try:
-                found.append(self.status(run))
-            except TargetError as error:
-                damaged.append(str(error))
+        snapshots, damaged = self.target.snapshots()
+        found = [status.fold(snapshot, self._clock()) for snapshot in snapshots]
         found.sort(key=lambda s: s.created or 0.0, reverse=True)
         return status.annotate(found), damaged
 
@@ -148,8 +145,9 @@ class Controller:
         stages_now = [self.status(run) for run in below]
         return [self._not_yet(s.run) if s.state in RETRIED and not own.ended else s for s in stages_now]
 
-    def _spec(self, request: Request, kind: Kind, task: str, target: str, overrides: dict[str, Any]) -> RunSpec:
+    def _spec(self, request: Request, kind: Kind, task: str, overrides: dict[str, Any]) -> RunSpec:
         """Return the spec of one task."""
+        target = self.target.name
         if request.of is None:
             preset = request.preset or DEFAULT_PRESET[target]
             return RunSpec(kind=kind, task=task, preset=preset, target=target, overrides=overrides)
@@ -199,8 +197,19 @@ def _task(name: str) -> str:
 
 
 def _target(name: str) -> str:
-    if name == "cluster":
-        raise UsageError("--target cluster comes with a later version; this one runs on this machine (--target local)")
     if name not in DEFAULT_PRESET:
         raise unknown("target", name, list(DEFAULT_PRESET))
     return name
+
+
+def _connect(settings: Settings, name: str, clock: Callable[[], float]) -> Target:
+    """Return the target of this name; the cluster's modules are loaded for the cluster alone."""
+    if name == "cluster":
+        from pi05ctl.targets.cluster import ClusterTarget
+
+        return ClusterTarget(settings.cluster, clock)
+    from pi05ctl.targets.local import LocalTarget
+
+    return LocalTarget(
+        connect(settings.storage), Local(python=settings.python, jobs_at_once=settings.jobs_at_once), clock
+    )

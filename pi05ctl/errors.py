@@ -4,6 +4,8 @@ CtlError
 ├── RunFailed             1  the run that was followed failed or was cancelled
 ├── UsageError            2  something impossible was asked for; nothing was started
 ├── TargetError           3  the target (this machine, a cluster), its storage or the network did not do its part
+│   ├── Unreachable       3  it does not answer (now)
+│   └── NameTaken         3  another release has the run's name
 ├── WaitTimeout         124  `wait --timeout` ran out; the run goes on
 └── FailedWhileWaiting  125  `wait` saw the run fail or be cancelled
 
@@ -40,6 +42,14 @@ class TargetError(CtlError):
     """The target, its storage or the network did not do its part."""
 
     exit_code = 3
+
+
+class Unreachable(TargetError):
+    """The cluster does not answer; whoever waits for a run asks again."""
+
+
+class NameTaken(TargetError):
+    """A Helm release of the run's name exists, or another submission has just made it."""
 
 
 class WaitTimeout(CtlError):

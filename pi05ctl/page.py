@@ -17,7 +17,7 @@ from pi05ctl.errors import UsageError
 from pi05ctl.render import Rendered, stages
 from pi05ctl.results import Episode, Evaluation
 from pi05ctl.status import RunStatus, fold
-from pi05ctl.targets.local import LocalTarget
+from pi05ctl.targets.target import Target
 
 _DRAWN = 12
 """Episodes that are drawn, failures first."""
@@ -46,7 +46,7 @@ class Report:
     written: str
 
 
-def write(target: LocalTarget, run: str, now: float, state: str | None = None) -> str:
+def write(target: Target, run: str, now: float, state: str | None = None) -> str:
     """Write the page of a run and return its address.
 
     Args:
@@ -67,7 +67,7 @@ def write(target: LocalTarget, run: str, now: float, state: str | None = None) -
     return f"{target.storage.url}/{key}"
 
 
-def gather(target: LocalTarget, run: str, now: float) -> Report:
+def gather(target: Target, run: str, now: float) -> Report:
     """Return what is known of a run, of the training it rests on and of the newest evaluation of it."""
     rendered = target.load(run)
     if rendered.spec.kind == "demos":
@@ -121,7 +121,7 @@ def page(content: Report) -> str:
     )
 
 
-def _parts(target: LocalTarget, run: Rendered, now: float) -> list[str]:
+def _parts(target: Target, run: Rendered, now: float) -> list[str]:
     """Return the names of the runs that the report is about, in the order they ran."""
     below = [stage.run for stage in stages(run)]
     if isinstance(run.job, EvalJob) and run.job.eval.policy == "oracle":
@@ -133,19 +133,19 @@ def _parts(target: LocalTarget, run: Rendered, now: float) -> list[str]:
     return [name for name in below if target.snapshot(name) is not None]
 
 
-def _newest_evaluation(target: LocalTarget, train: str, now: float) -> str | None:
+def _newest_evaluation(target: Target, train: str, now: float) -> str | None:
     """Return the newest finished evaluation of a training run."""
     statuses = (_status(target, name, now) for name in target.runs() if name.startswith("eval-"))
     done = [s for s in statuses if s and s.train_run == train and s.state == "Done"]
     return max(done, key=lambda s: s.created or 0.0).run if done else None
 
 
-def _status(target: LocalTarget, run: str, now: float) -> RunStatus | None:
+def _status(target: Target, run: str, now: float) -> RunStatus | None:
     snapshot = target.snapshot(run)
     return fold(snapshot, now) if snapshot else None
 
 
-def _events(target: LocalTarget, run: str) -> list[Event]:
+def _events(target: Target, run: str) -> list[Event]:
     """Return every event in a run's log."""
     lines = target.log(run).decode(errors="replace").splitlines()
     return [event for line in lines if (event := parse(line)) is not None]

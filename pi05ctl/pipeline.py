@@ -2,7 +2,11 @@
 
 Each stage is a run of its own, submitted as a person would: one that is done is left alone, one that is running is
 waited for, so the pipeline can be killed at any moment and started again. It says what its stages do in events of its
-own (progress with `stage`, the stage's run), and on SIGTERM it cancels the stage it is at, which saves first.
+own (progress with `stage`, the stage's run).
+
+On SIGTERM, a pipeline of this machine cancels the stage it is at, which saves first. In a cluster the signal may come
+from a node that is drained, and the pipeline's Job starts it again elsewhere: there the stage goes on meanwhile, and it
+is `pi05ctl cancel` that ends both.
 """
 
 import signal
@@ -11,20 +15,22 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from pi05.config import explain
 from pi05.errors import TERMINATED, ConfigError, JobError, TemporaryError
 from pi05.events import Event, EventWriter
-from pi05.storage import RunPaths, Storage, connect
+from pi05.storage import RunPaths, connect
 from pi05ctl import page, status
-from pi05ctl.errors import CtlError
+from pi05ctl.errors import CtlError, Unreachable
 from pi05ctl.render import PipelineJob, Rendered, stages
 from pi05ctl.status import RunStatus
-from pi05ctl.targets.local import LocalTarget
+from pi05ctl.targets.target import Target
 
-_POLL = 0.5
+Answer = TypeVar("Answer")
+_ASK_AGAIN = 10.0
 _SAY_EVERY = 2.0
 """Seconds between two events of progress."""
 
@@ -62,7 +68,7 @@ class Pipeline:
     """
 
     run: Rendered
-    target: LocalTarget
+    target: Target
     events: EventWriter
     stopping: Callable[[], bool]
     clock: Callable[[], float] = time.time
@@ -78,7 +84,7 @@ class Pipeline:
     def _stage(self, stage: Rendered) -> RunStatus:
         """Submit one stage and wait for it; raise StageFailed when it ends without success."""
         self._check_stop()
-        outcome = self.target.submit(stage, parent=self.run.run).outcome
+        outcome = self._patiently(lambda: self.target.submit(stage, parent=self.run.run)).outcome
         sys.stderr.write(f"{stage.run}: {outcome}\n")
         ended = self._watch(stage.run)
         if ended.state != "Done":
@@ -97,25 +103,38 @@ class Pipeline:
                 said = news
             if now.ended:
                 return now
-            for _ in range(int(_SAY_EVERY / _POLL)):
-                self._check_stop(stage)
-                self.sleep(_POLL)
-                if not self.target.alive(stage):
-                    break
+            self._pause(stage)
+
+    def _pause(self, stage: str) -> None:
+        """Wait until there may be news of a stage."""
+        for _ in range(max(int(_SAY_EVERY / self.target.poll), 1)):
+            self._check_stop(stage)
+            self.sleep(self.target.poll)
+            if self.target.name == "local" and not self.target.alive(stage):
+                return
 
     def _check_stop(self, stage: str | None = None) -> None:
-        """Cancel the stage, which saves first, and raise Stopped when somebody asked the pipeline to end."""
+        """Raise Stopped when somebody asked the pipeline to end; a stage of this machine is cancelled with it."""
         if self.stopping():
-            if stage is not None:
+            if stage is not None and self.target.name == "local":
                 self.target.cancel(stage)
             raise Stopped("stopped by a signal; start it again to go on")
 
     def _status(self, run: str) -> RunStatus:
-        """Return how a stage stands."""
-        seen = self.target.snapshot(run)
+        """Return how a stage stands; a cluster or bucket that does not answer is asked again, for ever."""
+        seen = self._patiently(lambda: self.target.snapshot(run))
         if seen is None:
             raise TemporaryError(f"{run} has disappeared from storage; start the pipeline again")
         return status.fold(seen, self.clock())
+
+    def _patiently(self, ask: Callable[[], Answer]) -> Answer:
+        while True:
+            try:
+                return ask()
+            except (Unreachable, TemporaryError) as error:
+                self.events.emit("warning", message=f"asks again: {error}")
+                self.sleep(_ASK_AGAIN)
+                self._check_stop()
 
     def _say(self, stage: RunStatus) -> None:
         self.events.emit(
@@ -149,22 +168,33 @@ def main(argv: list[str]) -> int:
         signals: list[int] = []
         signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
         with storage.lease(paths.lease):
-            return _guarded(job, storage, events, lambda: bool(signals))
+            return _guarded(job, events, lambda: bool(signals))
     except JobError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
 
 
-def _guarded(job: PipelineJob, storage: Storage, events: EventWriter, stopping: Callable[[], bool]) -> int:
+def _guarded(job: PipelineJob, events: EventWriter, stopping: Callable[[], bool]) -> int:
     """Run the stages and turn what goes wrong into an event and an exit code."""
-    target = LocalTarget(storage, job.local)
     try:
+        target = _target(job)
         Pipeline(target.load(job.run), target, events, stopping).work()
     except (CtlError, JobError) as error:
         sys.stderr.write(f"{error}\n")
         events.emit("failed", message=str(error), exit_code=error.exit_code)
         return error.exit_code
     return 0
+
+
+def _target(job: PipelineJob) -> Target:
+    """Return where the stages run: this machine, or the cluster that this pod is in."""
+    if job.local is not None:
+        from pi05ctl.targets.local import LocalTarget
+
+        return LocalTarget(connect(job.storage), job.local)
+    from pi05ctl.targets.cluster import ClusterTarget, cluster_of
+
+    return ClusterTarget(cluster_of(job))
 
 
 def _read(argv: list[str]) -> PipelineJob:

@@ -23,7 +23,7 @@ from pi05.config import (
     explain,
 )
 from pi05ctl.errors import UsageError
-from pi05ctl.settings import Settings
+from pi05ctl.settings import Cluster, Settings
 from pi05ctl.spec import Options, RunSpec, resolve
 
 _NO_RESULT = {
@@ -31,6 +31,8 @@ _NO_RESULT = {
     "train": {"fsdp_devices"},
 }
 """Values that change how a run is done and not what comes out."""
+_PLANNER_IN_IMAGE = "/opt/planner/bin/python"
+"""Where images/sim has the planner's environment."""
 
 
 class Local(Section):
@@ -46,10 +48,14 @@ class Local(Section):
 
 
 class PipelineJob(Job):
-    """Run the stages one after the other; each is a run of its own with the job.json it would have anyway."""
+    """Run the stages one after the other; each is a run of its own with the job.json it would have anyway.
+
+    `local` or `cluster` says how the target runs them.
+    """
 
     kind: Literal["pipeline"] = "pipeline"
-    local: Local
+    local: Local | None = None
+    cluster: Cluster | None = None
     stages: tuple[DemosJob, TrainJob, EvalJob]
 
 
@@ -147,8 +153,12 @@ def _name(kind: str, task: str, digest: str) -> str:
 
 def _common(spec: RunSpec, options: Options, settings: Settings) -> dict[str, Any]:
     """Return the fields that every job has; the run's name follows from the others and comes last."""
-    storage, convention = settings.storage, options.convention
-    return {"run": "", "task": spec.task, "storage": storage, "convention": convention}
+    storage = settings.cluster.storage if _in_cluster(spec) else settings.storage
+    return {"run": "", "task": spec.task, "storage": storage, "convention": options.convention}
+
+
+def _in_cluster(spec: RunSpec) -> bool:
+    return spec.target == "cluster"
 
 
 def _demos(spec: RunSpec, options: Options, settings: Settings) -> DemosJob:
@@ -156,7 +166,7 @@ def _demos(spec: RunSpec, options: Options, settings: Settings) -> DemosJob:
         **_common(spec, options, settings),
         dataset="",
         demos=options.demos,
-        planner_python=settings.planner_python,
+        planner_python=_PLANNER_IN_IMAGE if _in_cluster(spec) else settings.planner_python,
     )
     key = digest(job, spec.again)
     names = {"run": _name("demos", spec.task, key), "dataset": f"datasets/{spec.task}/{key[:12]}"}
@@ -187,9 +197,11 @@ def _pipeline(spec: RunSpec, options: Options, settings: Settings) -> PipelineJo
     demos = _demos(spec.sibling("demos"), options, settings)
     train = _train(spec.sibling("train", again=spec.again), options, settings)
     evaluation = _eval(spec.sibling("eval", train_run=train.run), options, settings)
+    here = Local(python=settings.python, jobs_at_once=settings.jobs_at_once)
     job = PipelineJob(
         **_common(spec, options, settings),
-        local=Local(python=settings.python, jobs_at_once=settings.jobs_at_once),
+        local=None if _in_cluster(spec) else here,
+        cluster=settings.cluster if _in_cluster(spec) else None,
         stages=(demos, train, evaluation),
     )
     return job.model_copy(update={"run": _name("pipeline", spec.task, digest(job, spec.again))})

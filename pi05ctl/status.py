@@ -1,7 +1,7 @@
 """Snapshot -> RunStatus: what a target saw of a run becomes one state, progress and a reason.
 
 A pure fold: time comes in, nothing is read. Facts of the machine outrank what the job says of itself. The rules, of
-which the first that applies decides:
+which the first that applies decides, for a process of this machine:
 
      1. nothing was ever started                                  Pending
      2. alive, and its process waits for a free slot              Queued
@@ -16,13 +16,31 @@ which the first that applies decides:
     11. gone, said failed                                         Failed
     12. gone without a verdict                                    Failed
 
-An event counts for the attempt that it is not older than.
+and for a Job of a cluster, by the phase that `facts` found:
+
+    13. complete                                                  Done
+    14. failed                                                    Failed
+    15. queued (Kueue holds it back)                              Queued
+    16. pending (unschedulable, no quota, no image)               Pending
+    17. stopping                                                  Running, with what stops it
+    18. starting, or running without an event of this attempt     Starting, or Retrying from the second attempt on
+    19. running, the last event long ago                          Stalled
+    20. running                                                   Running
+    21. absent, every shard said finished                         Done
+    22. absent, and somebody asked to cancel it                   Cancelled
+    23. absent, said failed                                       Failed
+    24. absent without a verdict                                  Failed
+
+An event counts for the attempt that it is not older than. A run in shards is one run: steps add up, rates are weighed
+by them, and it is finished when every shard is.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from pi05.events import TERMINAL, Event
+from pi05.results import wilson
+from pi05ctl.facts import Facts
 from pi05ctl.process import Process
 from pi05ctl.spec import RunSpec
 
@@ -44,9 +62,10 @@ class Snapshot:
         parent: The pipeline that submitted it.
         train_run: For an evaluation: whose checkpoint it takes.
         alive: Whether a process of it exists.
-        process: Its latest process.
+        process: Its latest process, on this machine.
+        facts: What a cluster says of it.
         cancelled: When somebody asked to cancel the latest attempt.
-        verdict: Its last event, as status.json holds it.
+        verdicts: Its last event, or that of each shard, as status.json holds it.
         events: Its latest events, oldest first.
         last_line: The last line of its log that is not an event.
     """
@@ -58,8 +77,9 @@ class Snapshot:
     train_run: str | None = None
     alive: bool = False
     process: Process | None = None
+    facts: Facts | None = None
     cancelled: float | None = None
-    verdict: Event | None = None
+    verdicts: tuple[Event, ...] = ()
     events: tuple[Event, ...] = ()
     last_line: str = ""
 
@@ -118,9 +138,8 @@ def fold(snapshot: Snapshot, now: float) -> RunStatus:
     """Return what a snapshot means at the time `now`."""
     state, why, remedy = _state(snapshot, now)
     events = _all_events(snapshot)
-    progress = _latest(events, "progress")
-    speed = _speed(events, _started(snapshot))
-    process = snapshot.process
+    shards = _by_shard(events)
+    progress = _progress(shards)
     status = RunStatus(
         run=snapshot.run,
         task=snapshot.spec.task,
@@ -132,15 +151,15 @@ def fold(snapshot: Snapshot, now: float) -> RunStatus:
         total=progress.total if progress else None,
         unit=progress.unit if progress else None,
         stage=_extra(progress, "stage"),
-        seconds_per_step=speed,
-        metrics=_metrics(events),
+        seconds_per_step=_together([_speed(own, _started(snapshot)) for own in shards]),
+        metrics=_metrics(shards),
         age=max(now - snapshot.created, 0.0),
         created=snapshot.created,
-        attempt=process.attempt if process else 0,
+        attempt=_attempt(snapshot),
         parent=snapshot.parent,
         train_run=snapshot.train_run,
         checkpoint=_checkpoint(events),
-        exit_code=process.exit_code if process else None,
+        exit_code=_exit_code(snapshot),
     )
     return replace(status, left=_left(status))
 
@@ -169,6 +188,8 @@ def success(metrics: dict[str, float]) -> str:
 
 def _state(snapshot: Snapshot, now: float) -> tuple[str, str, str]:
     """Apply the rules of the module's docstring: state, why and remedy."""
+    if snapshot.facts is not None:
+        return _in_cluster(snapshot, snapshot.facts, now)
     if snapshot.alive:
         return _alive(snapshot, now)
     process, verdict = snapshot.process, _verdict(snapshot)
@@ -190,6 +211,55 @@ def _state(snapshot: Snapshot, now: float) -> tuple[str, str, str]:
     return "Failed", _no_verdict(process, snapshot.last_line), resume  # rule 12
 
 
+def _in_cluster(snapshot: Snapshot, facts: Facts, now: float) -> tuple[str, str, str]:
+    """Apply the rules for a run whose Job the cluster knows, or knew."""
+    resume = f"pi05ctl resume {snapshot.run}"
+    match facts.phase:
+        case "complete":
+            return "Done", "", ""  # rule 13
+        case "failed":
+            return "Failed", facts.why, facts.remedy or _remedy_of(_verdict(snapshot), resume)  # rule 14
+        case "queued":
+            return "Queued", facts.why, facts.remedy  # rule 15
+        case "pending":
+            return "Pending", facts.why, facts.remedy  # rule 16
+        case "stopping":
+            why = "cancelling; it saves first" if snapshot.cancelled is not None else f"stopping: {facts.why}"
+            return "Running", why, ""  # rule 17
+        case "starting" | "running":
+            return _in_pods(snapshot, facts, now)
+        case "absent":
+            return _left_behind(snapshot, resume)
+
+
+def _in_pods(snapshot: Snapshot, facts: Facts, now: float) -> tuple[str, str, str]:
+    """Apply the rules for a run that has pods."""
+    events = [event for event in snapshot.events if event.time >= _started(snapshot)]
+    said = "; ".join(text for text in (facts.retries, facts.why) if text)
+    silent = now - (events[-1].time if events else _started(snapshot) or now)
+    if facts.phase == "running" and silent >= STALLED_AFTER:
+        stalled = f"no event for {silent / 60:.0f} min"
+        return "Stalled", "; ".join(text for text in (stalled, said) if text), f"pi05ctl logs {snapshot.run}"  # rule 19
+    if facts.phase == "starting" or not events:
+        return "Retrying" if facts.attempt > 1 else "Starting", said, facts.remedy  # rule 18
+    warning = _warning(events)
+    return "Running", "; ".join(text for text in (warning, said) if text), ""  # rule 20
+
+
+def _left_behind(snapshot: Snapshot, resume: str) -> tuple[str, str, str]:
+    """Apply the rules for a run whose Job is gone: what it left in storage decides."""
+    verdicts = snapshot.verdicts
+    if verdicts and all(event.kind == "finished" for event in verdicts) and len(verdicts) == _shards(verdicts[0]):
+        return "Done", "", ""  # rule 21
+    if snapshot.cancelled is not None:
+        return "Cancelled", "", resume  # rule 22
+    failed = next((event for event in verdicts if event.kind == "failed"), None)
+    if failed is not None:
+        return "Failed", f"{failed.message or 'failed'} (its Job is gone)", _remedy(failed, resume)  # rule 23
+    gone = "its Job is gone and it never said how it ended (helm uninstall? kubectl delete?)"
+    return "Failed", gone, resume  # rule 24
+
+
 def _alive(snapshot: Snapshot, now: float) -> tuple[str, str, str]:
     """Apply the rules for a run that has a process."""
     process = snapshot.process
@@ -205,8 +275,7 @@ def _alive(snapshot: Snapshot, now: float) -> tuple[str, str, str]:
     if silent >= STALLED_AFTER:
         minutes = f"no event for {silent / 60:.0f} min"
         return "Stalled", minutes, f"pi05ctl logs {snapshot.run}"  # rule 5
-    warning = _latest(events, "warning")
-    return "Running", (warning.message or "") if warning else "", ""  # rule 6
+    return "Running", _warning(events), ""  # rule 6
 
 
 def _no_verdict(process: Process | None, last_line: str) -> str:
@@ -229,21 +298,42 @@ def _remedy(verdict: Event, resume: str) -> str:
     return resume
 
 
+def _remedy_of(verdict: Event | None, resume: str) -> str:
+    return _remedy(verdict, resume) if verdict is not None else resume
+
+
+def _warning(events: Sequence[Event]) -> str:
+    """Return the latest warning, unless the job has moved on since."""
+    warning = _latest(events, "warning")
+    return (warning.message or "") if warning else ""
+
+
 def _started(snapshot: Snapshot) -> float:
     """Return when the latest attempt started; 0 when no target started it (then every event counts)."""
+    if snapshot.facts is not None:
+        return snapshot.facts.started or 0.0
     process = snapshot.process
     if process is None:
         return 0.0
     return process.submitted if process.started is None else process.started
 
 
+def _attempt(snapshot: Snapshot) -> int:
+    known = snapshot.facts or snapshot.process
+    return known.attempt if known else 0
+
+
+def _exit_code(snapshot: Snapshot) -> int | None:
+    known = snapshot.facts or snapshot.process
+    return known.exit_code if known else None
+
+
 def _all_events(snapshot: Snapshot) -> list[Event]:
-    """Return the events, the verdict last even when the log does not have it."""
+    """Return the events in their order, with the verdicts even when the log does not have them."""
     events = list(snapshot.events)
-    verdict = snapshot.verdict
-    if verdict is not None and (not events or verdict.time > events[-1].time):
-        events.append(verdict)
-    return events
+    last = {_extra(event, "shard"): event.time for event in events}
+    events += [event for event in snapshot.verdicts if event.time > last.get(_extra(event, "shard"), float("-inf"))]
+    return sorted(events, key=lambda event: event.time)
 
 
 def _verdict(snapshot: Snapshot) -> Event | None:
@@ -262,15 +352,63 @@ def _latest(events: Iterable[Event], kind: str) -> Event | None:
 def _extra(event: Event | None, name: str) -> str | None:
     """Return a field that only some events have, as text."""
     value = (event.model_extra or {}).get(name) if event else None
-    return str(value) if value else None
+    return None if value in (None, "") else str(value)
 
 
-def _metrics(events: Sequence[Event]) -> dict[str, float]:
-    """Return the latest value of every metric of progress, result and finished events."""
+def _shards(event: Event) -> int:
+    """Return how many shards the run of an event has."""
+    return int(_extra(event, "shards") or 1)
+
+
+def _by_shard(events: Sequence[Event]) -> list[list[Event]]:
+    """Return the events of each shard; one list when the run has none."""
+    found: dict[str | None, list[Event]] = {}
+    for event in events:
+        found.setdefault(_extra(event, "shard"), []).append(event)
+    return list(found.values())
+
+
+def _progress(shards: Sequence[Sequence[Event]]) -> Event | None:
+    """Return the latest progress; that of shards adds up."""
+    latest = [event for own in shards if (event := _latest(own, "progress")) is not None]
+    if len(latest) < 2:
+        return latest[0] if latest else None
+    return latest[0].model_copy(
+        update={"step": sum(e.step or 0 for e in latest), "total": sum(e.total or 0 for e in latest)}
+    )
+
+
+def _metrics(shards: Sequence[Sequence[Event]]) -> dict[str, float]:
+    """Return the latest value of every metric; a success rate over shards is that of all their episodes."""
+    if len(shards) == 1:
+        return _latest_metrics(shards[0])
+    metrics: dict[str, float] = {}
+    weights: dict[str, float] = {}
+    for own in shards:
+        progress = _latest(own, "progress")
+        weight = float((progress.step if progress else None) or 0)
+        for name, value in _latest_metrics(own).items():
+            metrics[name] = metrics.get(name, 0.0) + value * weight
+            weights[name] = weights.get(name, 0.0) + weight
+    metrics = {name: value / weights[name] for name, value in metrics.items() if weights[name]}
+    if "wilson_low" in metrics:  # an interval is no mean of intervals: it is counted anew
+        episodes = round(weights["success_once"])
+        low, high = wilson(round(metrics["success_once"] * episodes), episodes)
+        metrics |= {"wilson_low": low, "wilson_high": high, "episodes": float(episodes)}
+    return metrics
+
+
+def _latest_metrics(events: Sequence[Event]) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for event in events:
         metrics.update(event.metrics or {})
     return metrics
+
+
+def _together(speeds: Sequence[float | None]) -> float | None:
+    """Return the seconds a step of shards that work side by side."""
+    rates = [1 / speed for speed in speeds if speed]
+    return 1 / sum(rates) if rates else None
 
 
 def _checkpoint(events: Sequence[Event]) -> int | None:

@@ -1,5 +1,4 @@
-"""Where runs run: this machine (local.py).
+"""Where runs run: this machine (local.py) or a Kubernetes cluster (cluster.py), behind one interface (target.py).
 
-A target starts, signals and observes; what state a run is in is decided elsewhere (status.py). Each offers the same
-functions: submit, load, cancel, snapshot, runs, log. A cluster will be the second one.
+A target starts, signals and observes; what state a run is in is decided elsewhere (status.py).
 """

@@ -13,7 +13,7 @@ from pi05ctl import cli
 from pi05ctl.render import render
 from pi05ctl.settings import Settings
 from pi05ctl.spec import RunSpec
-from pi05ctl.targets.local import Record
+from pi05ctl.targets.records import Record
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def command(capsys, *words: str) -> tuple[int, str, str]:
         ("submit train xyz", "unknown task 'xyz'; there are pickcube,"),
         ("submit train pushcube --preset tinny", "unknown preset 'tinny'; did you mean 'tiny'?"),
         ("submit train pushcube --target clutser", "unknown target 'clutser'; did you mean 'cluster'?"),
-        ("submit train pushcube --target cluster", "--target cluster comes with a later version"),
+        ("submit train pushcube --target cluster", "cluster.storage, cluster.images.train"),
         ("submit train pushcube --set train.step=5", "unknown option 'train.step'; did you mean 'train.steps'?"),
         ("submit train pushcube --set train.steps", "has no value"),
         ("submit train pushcube --set train.steps=0", "train.steps: Input should be greater than 0 (given 0)"),
@@ -120,10 +120,11 @@ def test_the_variable_that_moves_the_storage_is_named(capsys, monkeypatch, here)
 
 
 def test_a_storage_that_cannot_be_opened_is_usage(capsys, monkeypatch):
-    monkeypatch.setenv("PI05_STORAGE", "gs://bucket")
+    monkeypatch.setenv("PI05_STORAGE", "s3://bucket")
     code, _, err = command(capsys, "status")
     assert code == 2
-    assert "storage 'gs://bucket' is not supported" in err
+    assert "s3://bucket" in err
+    assert "file:///" in err
 
 
 def test_a_storage_that_is_a_file_is_the_targets_fault(capsys, here):

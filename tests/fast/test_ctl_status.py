@@ -68,7 +68,7 @@ CASES = {
     "finished and gone": (seen(process=GONE, events=(FINISHED,)), "Done", ""),
     "finished and gone, by hand": (seen(events=(FINISHED,)), "Done", ""),
     "finished, exit unknown": (seen(process=process(), events=(FINISHED,)), "Done", ""),
-    "the log is lost, status.json is not": (seen(process=GONE, verdict=FINISHED), "Done", ""),
+    "the log is lost, status.json is not": (seen(process=GONE, verdicts=(FINISHED,)), "Done", ""),
     "finished although cancelled": (seen(process=GONE, events=(FINISHED,), cancelled=NOW), "Done", ""),
     "cancelled": (seen(process=KILLED, events=(PROGRESS,), cancelled=NOW), "Cancelled", ""),
     "cancelled, saved and said so": (

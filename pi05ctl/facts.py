@@ -1,0 +1,295 @@
+"""What the cluster says of a run: its Job, pods and events, as the API server's JSON -> one phase and one reason.
+
+Pure. The words are Kubernetes' own wherever it has some. An exit code of 137 means nothing by itself (out of memory,
+preemption and eviction all end so), so a pod's end is explained by the first row that applies:
+
+    1. condition DisruptionTarget     drained, preempted, its node lost: nobody's fault, retried without limit
+    2. the pod's own reason           Evicted, DeadlineExceeded, ...
+    3. the container's reason         OOMKilled
+    4. the last event that it left    the job's own words (its termination message)
+    5. the exit code
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from pi05.errors import TERMINATED
+from pi05.events import Event, parse
+
+Object = dict[str, Any]
+Phase = Literal["absent", "queued", "pending", "starting", "running", "stopping", "complete", "failed"]
+_ORDER: tuple[Phase, ...] = ("running", "starting", "pending", "stopping", "queued")
+"""Of several pods: the phase that stands for them all is the first that one of them has."""
+_DISRUPTIONS = {
+    "EvictionByEvictionAPI": "Evicted (node drain)",
+    "PreemptionByScheduler": "Preempted",
+    "DeletionByTaintManager": "its node is lost or was tainted",
+    "DeletionByPodGC": "its node is gone",
+    "TerminationByKubelet": "Evicted by its node",
+}
+_NO_IMAGE = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
+_BROKEN = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+_TIMES = ("", "once", "twice")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the cluster says of one run at one moment.
+
+    Attributes:
+        phase: absent (no Job), queued (Kueue holds it back), pending (its pods cannot start), starting, running,
+            stopping, complete or failed.
+        why: The reason for the phase in one line; empty when there is nothing to explain.
+        remedy: What to do about it.
+        attempt: How often its pods were started, counting the shard that needed most.
+        retries: Why it was started again, `retried once: OOMKilled`.
+        started: When the latest container was started, in seconds since 1970.
+        exit_code: Of the container that ended last.
+        events: The last words of containers that ended.
+        pods: Names of the pods that print something now.
+    """
+
+    phase: Phase
+    why: str = ""
+    remedy: str = ""
+    attempt: int = 0
+    retries: str = ""
+    started: float | None = None
+    exit_code: int | None = None
+    events: tuple[Event, ...] = ()
+    pods: tuple[str, ...] = ()
+
+
+ABSENT = Facts("absent")
+
+
+@dataclass(frozen=True)
+class _Pod:
+    """One pod, as far as it matters."""
+
+    name: str
+    shard: str
+    created: float
+    phase: Phase
+    why: str = ""
+    remedy: str = ""
+    started: float | None = None
+    exit_code: int | None = None
+    event: Event | None = None
+
+
+def observe(job: Object | None, pods: Sequence[Object], events: Sequence[Object] = (), queue: str = "") -> Facts:
+    """Return what a run's objects say.
+
+    Args:
+        job: The Job; None when there is none.
+        pods: The run's pods, ended ones too.
+        events: Kubernetes events about them; only needed while no pod runs.
+        queue: What Kueue says of a Job that it holds back.
+    """
+    seen = sorted((_pod(pod) for pod in pods), key=lambda pod: pod.created)
+    ended = [pod for pod in seen if pod.phase in ("failed", "complete")]
+    phase, why, remedy = _phase(job, seen, events, queue)
+    return Facts(
+        phase=phase,
+        why=why,
+        remedy=remedy,
+        attempt=max(Counter(pod.shard for pod in seen).values(), default=0),
+        retries=_retries(seen) if phase in _ORDER else "",
+        started=max((pod.started for pod in seen if pod.started is not None), default=None),
+        exit_code=ended[-1].exit_code if ended else None,
+        events=tuple(pod.event for pod in seen if pod.event is not None),
+        pods=tuple(pod.name for pod in seen if pod.phase in ("running", "stopping")),
+    )
+
+
+def _phase(job: Object | None, pods: Sequence[_Pod], events: Sequence[Object], queue: str) -> tuple[Phase, str, str]:
+    """Return the phase of a run with its reason and remedy: the Job's verdict first, then its pods', then events."""
+    live = [pod for pod in pods if pod.phase in _ORDER]
+    if job is None:
+        return ("stopping", "its Job is gone; its pods are being stopped", "") if live else ("absent", "", "")
+    conditions = _conditions(job)
+    if "Complete" in conditions:
+        return "complete", "", ""
+    if "Failed" in conditions:
+        return _failed(job, conditions["Failed"], pods)
+    if job["metadata"].get("deletionTimestamp"):
+        return "stopping", "its Job is being deleted", ""
+    if job.get("spec", {}).get("suspend"):
+        return "queued", queue or "its Job is suspended", ""
+    if live:
+        return _of_pods(live)
+    return "pending", *_no_pod(events)
+
+
+def _of_pods(live: Sequence[_Pod]) -> tuple[Phase, str, str]:
+    """Return the phase that stands for several pods; what holds others back is said beside it."""
+    phase: Phase = next(phase for phase in _ORDER if any(pod.phase == phase for pod in live))
+    waiting = [pod for pod in live if pod.why]
+    if not waiting:
+        return phase, "", ""
+    first = waiting[0]
+    share = f"{len(waiting)} of {len(live)} pods: " if len(live) > len(waiting) else ""
+    return phase, share + first.why, first.remedy
+
+
+def _failed(job: Object, condition: Object, pods: Sequence[_Pod]) -> tuple[Phase, str, str]:
+    """Return why a Job failed: what its last pod died of, or what Kubernetes says of the Job."""
+    dead = [pod for pod in pods if pod.phase == "failed"]
+    reason, message = condition.get("reason", ""), condition.get("message", "")
+    indexes = job.get("status", {}).get("failedIndexes", "")
+    which = f"shard {indexes}: " if indexes else ""
+    if reason == "DeadlineExceeded":
+        return "failed", f"DeadlineExceeded: {message}", "raise [cluster] deadline in pi05.toml"
+    if not dead:
+        return "failed", f"{which}{reason}: {message}", ""
+    tries = f" ({reason})" if reason in ("BackoffLimitExceeded", "MaxFailedIndexesExceeded") else ""
+    return "failed", f"{which}{dead[-1].why}{tries}", dead[-1].remedy
+
+
+def _no_pod(events: Sequence[Object]) -> tuple[str, str]:
+    """Return why a Job has no pods: what Kubernetes said when it could not create one."""
+    refused = [event for event in events if event.get("reason") == "FailedCreate"]
+    if not refused:
+        return "waits for its pods", ""
+    message = str(refused[-1].get("message", ""))
+    if "exceeded quota" in message:
+        return "quota: " + message.partition("exceeded quota: ")[2], "kubectl describe resourcequota shows who uses it"
+    return f"FailedCreate: {message}", "pi05ctl doctor names what is missing"
+
+
+def _pod(pod: Object) -> _Pod:
+    """Return what a pod says of itself."""
+    meta: Object = pod["metadata"]
+    containers: list[Object] = pod.get("status", {}).get("containerStatuses") or [{}]
+    state: Object = containers[0].get("state", {})
+    phase, why, remedy = _pod_phase(pod, state)
+    ended: Object = state.get("terminated") or {}
+    running: Object = state.get("running") or ended
+    return _Pod(
+        name=meta["name"],
+        shard=str(meta.get("annotations", {}).get("batch.kubernetes.io/job-completion-index", "0")),
+        created=_seconds(meta["creationTimestamp"]) or 0.0,
+        phase=phase,
+        why=why,
+        remedy=remedy,
+        started=_seconds(running.get("startedAt")),
+        exit_code=ended.get("exitCode"),
+        event=_last_words(ended),
+    )
+
+
+def _pod_phase(pod: Object, state: Object) -> tuple[Phase, str, str]:
+    """Return a pod's phase with its reason and remedy."""
+    status = pod.get("status", {})
+    if status.get("phase") == "Succeeded":
+        return "complete", "", ""
+    if status.get("phase") == "Failed":
+        return "failed", *_cause(pod, state)
+    if pod["metadata"].get("deletionTimestamp"):
+        return "stopping", _disruption(pod) or "is being stopped", ""
+    if "running" in state:
+        return "running", "", ""
+    return _waiting(pod, state)
+
+
+def _waiting(pod: Object, state: Object) -> tuple[Phase, str, str]:
+    """Return why a pod does not run yet."""
+    scheduled = _condition(pod, "PodScheduled") or {}
+    if scheduled.get("status") == "False":
+        reason, message = scheduled.get("reason", ""), scheduled.get("message", "")
+        if reason == "SchedulingGated":
+            return "queued", message, ""
+        return (
+            "pending",
+            f"{reason}: {message}",
+            "it starts when there is room",
+        )
+    waiting: Object = state.get("waiting") or {}
+    reason = waiting.get("reason", "")
+    if reason in _NO_IMAGE:
+        return "pending", _said(reason, waiting), "put the image there, or set [cluster.images] in pi05.toml"
+    if reason in _BROKEN:
+        return "pending", _said(reason, waiting), "kubectl describe pod shows more"
+    return "starting", "", ""
+
+
+def _cause(pod: Object, state: Object) -> tuple[str, str]:
+    """Return what a failed pod died of and the remedy; see the module's table."""
+    status: Object = pod["status"]
+    ended: Object = state.get("terminated") or {}
+    event = _last_words(ended)
+    if disruption := _disruption(pod):
+        return disruption, ""
+    if reason := status.get("reason"):
+        return _said(reason, status), ""
+    if ended.get("reason") == "OOMKilled":
+        kind = pod["metadata"].get("labels", {}).get("pi05.dev/kind", "train")
+        limit = _memory_limit(pod)
+        return f"OOMKilled: needed more than {limit}", f"raise [cluster.{kind}] memory in pi05.toml and resume"
+    if event is not None and event.kind == "failed" and event.message:
+        return event.message, ""
+    code = ended.get("exitCode")
+    if code == TERMINATED:
+        return "stopped by a signal", ""
+    last = str(ended.get("message") or "").strip().splitlines()
+    return f"exit code {code}" + (f": {last[-1]}" if last else ""), ""
+
+
+def _disruption(pod: Object) -> str:
+    """Return what the cluster did to a pod, in words; empty when it did nothing."""
+    condition = _condition(pod, "DisruptionTarget")
+    if condition is None or condition.get("status") != "True":
+        return ""
+    reason = str(condition.get("reason", ""))
+    words = _DISRUPTIONS.get(reason, reason)
+    own = pod.get("status", {}).get("message") if reason == "TerminationByKubelet" else None
+    return f"{words}: {own}" if own else words
+
+
+def _last_words(ended: Object) -> Event | None:
+    """Return the event in a termination message."""
+    lines = str(ended.get("message") or "").splitlines()
+    return next((event for line in reversed(lines) if (event := parse(line)) is not None), None)
+
+
+def _retries(pods: Sequence[_Pod]) -> str:
+    """Return `retried once: OOMKilled` or `shard 3 retried twice: Evicted (node drain)`; empty without a retry."""
+    dead = [pod for pod in pods if pod.phase == "failed"]
+    if not dead:
+        return ""
+    last = dead[-1]
+    same = [pod for pod in dead if pod.shard == last.shard]
+    times = _TIMES[len(same)] if len(same) < len(_TIMES) else f"{len(same)} times"
+    shards = {pod.shard for pod in pods}
+    which = f"shard {last.shard} " if len(shards) > 1 else ""
+    return f"{which}retried {times}: {last.why}"
+
+
+def _conditions(obj: Object) -> dict[str, Object]:
+    """Return the conditions that are true, by type."""
+    found: Iterable[Object] = obj.get("status", {}).get("conditions") or ()
+    return {condition["type"]: condition for condition in found if condition.get("status") == "True"}
+
+
+def _condition(pod: Object, kind: str) -> Object | None:
+    found: Iterable[Object] = pod.get("status", {}).get("conditions") or ()
+    return next((condition for condition in found if condition.get("type") == kind), None)
+
+
+def _said(reason: str, where: Object) -> str:
+    message = " ".join(str(where.get("message") or "").split())
+    return f"{reason}: {message}" if message else reason
+
+
+def _memory_limit(pod: Object) -> str:
+    containers: list[Object] = pod.get("spec", {}).get("containers") or [{}]
+    return str(containers[0].get("resources", {}).get("limits", {}).get("memory", "its memory limit"))
+
+
+def _seconds(text: str | None) -> float | None:
+    """Return a Kubernetes time as seconds since 1970."""
+    return datetime.fromisoformat(text).timestamp() if text else None
