@@ -186,7 +186,6 @@ def test_the_manual_holds_every_value_and_no_other():
 
 
 def test_the_manual_explains_every_value():
-    lines = MANUAL.splitlines()
     pairs = pairwise(MANUAL.splitlines())
     alone = [line for before, line in pairs if re.match(r"\s*\w+: \S", line) and not before.lstrip().startswith("#")]
     assert not alone

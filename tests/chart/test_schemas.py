@@ -1,18 +1,17 @@
-"""What Helm and kustomize make is valid for every Kubernetes from 1.31 on, by its own API schemas, unknown fields refused.
+"""What Helm and kustomize make is valid for every Kubernetes from 1.31 on: by its own schemas, unknown fields refused.
 
 What an API server checks beyond its schemas (legal combinations, Pod Security) is for tests/cluster.
 """
 
 import copy
-import shutil
 
 import pytest
 import yaml
 
 from pi05ctl.values import CHART
-from tests.chart import schemas
+from tests.chart import kustomize, schemas
+from tests.chart.kustomize import FOLDERS, build
 from tests.chart.profiles import PROFILES, manifests
-from tests.chart.test_k8s import FOLDERS, build
 
 every_version = pytest.mark.parametrize("version", schemas.VERSIONS)
 
@@ -35,7 +34,7 @@ def test_a_release_is_valid(complaints, name):
 
 
 @every_version
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl, which has kustomize in it, is not installed")
+@pytest.mark.skipif(not kustomize.AVAILABLE, reason=kustomize.MISSING)
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_what_outlives_a_run_is_valid(complaints, folder):
     """Except Kueue's objects, whose schemas are not Kubernetes' own."""
