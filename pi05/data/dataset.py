@@ -1,13 +1,12 @@
 """Datasets on disk: turns demonstrations into a LeRobot v3.0 folder, and such a folder into plain arrays.
 
-Writing goes through lerobot itself, so that LeRobotDataset opens the result; reading needs pyarrow and json only,
+Writing goes through lerobot itself, so that LeRobotDataset opens the result; reading goes through pi05.data.lerobot,
 because lerobot imports torch and decodes one row at a time. Beside LeRobot's files lies meta/pi05.json: under which
 convention, from which seeds and by which versions the demonstrations were made.
 Knows nothing of simulators, storage or training.
 """
 
 import contextlib
-import json
 import logging
 import os
 import warnings
@@ -17,16 +16,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pi05.config import ACTION_NAMES, Convention, explain
+from pi05.data.lerobot import MAKE_AGAIN, LeRobotFolder, Numbers, read_json
 from pi05.errors import DataError
-from pi05.tasks import Task
+from pi05.tasks import Task, find
 
 META = "meta/pi05.json"
-_MAKE_AGAIN = "delete the dataset and make it again with the demos job"
 
 
 @dataclass(frozen=True)
@@ -103,6 +100,7 @@ class Dataset:
         actions: float32 (N, 8), absolute joint targets in rad and the gripper in [-1, 1].
         starts: int64 (E + 1,), first row of each episode, and N.
         state_names: Name of each number in a state.
+        folder: Where its files are, images among them.
     """
 
     meta: DatasetMeta
@@ -110,6 +108,7 @@ class Dataset:
     actions: np.ndarray
     starts: np.ndarray
     state_names: tuple[str, ...]
+    folder: Path | None = None
 
 
 def write(
@@ -128,23 +127,29 @@ def write(
 
 
 def load(folder: Path) -> Dataset:
-    """Read a dataset written by `write`.
+    """Read a dataset written by `write`; no image is read.
 
     Raises:
         DataError: A file is missing or damaged, or its content is not what the meta data promise.
     """
+    recorded = LeRobotFolder(folder)
     meta = _read_meta(folder / META)
-    info = _read_json(folder / "meta/info.json")
-    names = _feature_names(folder, info, "observation.state")
-    table = _read_rows(folder)
-    states = _matrix(folder, table, "observation.state", len(names))
-    actions = _matrix(folder, table, "action", len(ACTION_NAMES))
-    starts = _episode_starts(folder, table["episode_index"].to_numpy(), len(meta.seeds))
-    if len(states) != info.get("total_frames"):
-        raise DataError(
-            f"{folder} has {len(states)} rows, meta/info.json says {info.get('total_frames')}; {_MAKE_AGAIN}"
-        )
-    return Dataset(meta, states, actions, starts, names)
+    for camera in meta.convention.cameras:
+        recorded.check_camera(camera, meta.convention.image_size)
+    numbers = recorded.numbers()
+    _check_episodes(folder, meta, numbers)
+    names = recorded.names("observation.state")
+    return Dataset(meta, numbers.states, numbers.actions, numbers.starts, names, folder)
+
+
+def _check_episodes(folder: Path, meta: DatasetMeta, numbers: Numbers) -> None:
+    """Raise DataError unless there is a seed an episode, and the task's own instruction."""
+    episodes = len(numbers.sentences)
+    if episodes != len(meta.seeds):
+        raise DataError(f"{folder} has {episodes} episodes, {META} says {len(meta.seeds)}; {MAKE_AGAIN}")
+    wanted = find(meta.task).sentence
+    if other := set(numbers.sentences) - {wanted}:
+        raise DataError(f"{folder} has the instruction {other.pop()!r}, {meta.task} has {wanted!r}; {MAKE_AGAIN}")
 
 
 def check_convention(found: Convention, wanted: Convention, what: str) -> None:
@@ -198,68 +203,8 @@ def _quiet_lerobot() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object; raise DataError when there is none."""
-    try:
-        content = json.loads(path.read_bytes())
-        if not isinstance(content, dict):
-            raise TypeError("not an object")
-        return content
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing, so this is no dataset of ours; {_MAKE_AGAIN}") from error
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}); {_MAKE_AGAIN}") from error
-
-
 def _read_meta(path: Path) -> DatasetMeta:
     try:
-        return DatasetMeta.model_validate(_read_json(path))
+        return DatasetMeta.model_validate(read_json(path))
     except ValidationError as error:
-        raise DataError(f"{path} is not what this version writes: {explain(error)}; {_MAKE_AGAIN}") from error
-
-
-def _feature_names(folder: Path, info: dict[str, Any], feature: str) -> tuple[str, ...]:
-    """Return the names of a feature's numbers from LeRobot's info.json."""
-    try:
-        return tuple(info["features"][feature]["names"])
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{folder}/meta/info.json does not describe {feature}; {_MAKE_AGAIN}") from error
-
-
-def _read_rows(folder: Path) -> pyarrow.Table:
-    """Return the rows of all data files in order."""
-    columns = ["observation.state", "action", "episode_index"]
-    paths = sorted((folder / "data").rglob("*.parquet"))
-    if not paths:
-        raise DataError(f"{folder}/data holds no parquet file; {_MAKE_AGAIN}")
-    try:
-        return pyarrow.concat_tables([pyarrow.parquet.read_table(path, columns=columns) for path in paths])
-    except (pyarrow.ArrowException, KeyError, OSError) as error:
-        raise DataError(f"{folder}/data cannot be read ({error}); {_MAKE_AGAIN}") from error
-
-
-def _matrix(folder: Path, table: pyarrow.Table, column: str, width: int) -> np.ndarray:
-    """Return a column of lists as float32 (N, width); raise DataError for another width or a value not finite."""
-    values = table[column].combine_chunks()
-    flat = values.flatten().to_numpy(zero_copy_only=False)
-    if len(flat) != len(table) * width or flat.dtype != np.float32:
-        raise DataError(
-            f"{folder}: {column} holds {len(flat)} values of {flat.dtype} in {len(table)} rows, "
-            f"float32 rows of {width} are required; {_MAKE_AGAIN}"
-        )
-    matrix = flat.reshape(len(table), width)
-    bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
-    if bad.size:
-        raise DataError(f"{folder}: {column} is not finite in {bad.size} rows, first in row {bad[0]}; {_MAKE_AGAIN}")
-    return np.array(matrix)
-
-
-def _episode_starts(folder: Path, episode: np.ndarray, count: int) -> np.ndarray:
-    """Return int64 (E + 1,) from the episode of each row; raise DataError unless it counts 0, 0, .., 1, 1, .."""
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(episode)) + 1, [len(episode)]]).astype(np.int64)
-    if not np.array_equal(episode[starts[:-1]], np.arange(count)):
-        raise DataError(f"{folder} has {len(starts) - 1} episodes, {META} says {count}; {_MAKE_AGAIN}")
-    short = np.flatnonzero(np.diff(starts) < 2)
-    if short.size:
-        raise DataError(f"{folder}: episode {short[0]} has fewer than two steps; {_MAKE_AGAIN}")
-    return starts
+        raise DataError(f"{path} is not what this version writes: {explain(error)}; {MAKE_AGAIN}") from error
