@@ -33,7 +33,7 @@ def follow(
     timeout: float | None = None,
     show: Show | None = None,
     poll: float = POLL,
-    complain: Callable[[str], None] = lambda problem: None,
+    complain: Callable[[str], None] | None = None,
 ) -> Sequence[RunStatus] | None:
     """Return how the runs ended, or None when the timeout came first.
 
@@ -53,7 +53,8 @@ def follow(
         try:
             statuses, shown = look()
         except (Unreachable, TemporaryError) as error:
-            complain(f"{error} (asked again)")
+            if complain is not None:
+                complain(f"{error} (asked again)")
         else:
             if show is not None:
                 show(shown)
