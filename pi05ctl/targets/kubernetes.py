@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Object = dict[str, Any]
 SELECTOR = "app.kubernetes.io/part-of=pi05"
+_RUNS = f"{SELECTOR},pi05.dev/kind!=probe"
+"""All runs. A probe of `pi05ctl doctor` is none; it is found by its own name only."""
 RUN_LABEL = "pi05.dev/run"
 CONTAINER = "pi05"
 """Name of the container that does a job's work."""
@@ -219,4 +221,4 @@ def _message(body: bytes) -> str:
 
 
 def _selector(run: str | None) -> str:
-    return f"{SELECTOR},{RUN_LABEL}={run}" if run else SELECTOR
+    return f"{SELECTOR},{RUN_LABEL}={run}" if run else _RUNS
