@@ -311,6 +311,29 @@ class EvalJob(Job):
         return self
 
 
+class ProbeJob(Section):
+    """Look around in a pod and say what is there; no run, but told like one.
+
+    Attributes:
+        v: Version of this contract.
+        run: Name of the Helm release.
+        pods: The kind of run whose pods it tries out.
+        storage: What the pod must be able to write, read and delete in.
+        gpus: Devices that JAX must see; 0: whatever there is.
+        planner_python: The planner's interpreter, which must be able to plan; None where nothing is planned.
+        rights: Verb, API group and resource of all that the pod's account must be allowed to do in its namespace.
+    """
+
+    v: Literal[1] = 1
+    kind: Literal["probe"] = "probe"
+    run: str
+    pods: Literal["train", "eval", "pipeline"]
+    storage: str
+    gpus: Natural = 0
+    planner_python: str | None = None
+    rights: tuple[tuple[str, str, str], ...] = ()
+
+
 AnyJob = DemosJob | TrainJob | EvalJob
 _JOB: TypeAdapter[AnyJob] = TypeAdapter(Annotated[AnyJob, Field(discriminator="kind")])
 

@@ -69,6 +69,8 @@ def parse(line: str) -> Event | None:
 class EventWriter:
     """Writes events of one run to a stream and hands each to `keep` (status.json, the termination log).
 
+    The last event outlives the log, so it repeats what was said last: progress, metrics and the checkpoint.
+
     Args:
         run: Name of the run.
         stream: Where the lines go.
@@ -86,12 +88,25 @@ class EventWriter:
         extra: Mapping[str, int] | None = None,
     ) -> None:
         self._run, self._stream, self._clock, self._keep, self._extra = run, stream, clock, keep, extra or {}
+        self._said: dict[str, Any] = {}
 
     def emit(self, kind: str, **fields: Any) -> Event:
         """Write one event and return it."""
+        self._remember(kind, fields)
+        if kind in TERMINAL:
+            fields = self._said | fields
         event = Event(run=self._run, kind=kind, time=self._clock(), **self._extra, **fields)
         self._stream.write(event.line() + "\n")
         self._stream.flush()
         if self._keep is not None:
             self._keep(event)
         return event
+
+    def _remember(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """Keep what the last event repeats."""
+        if kind == "progress":
+            self._said |= {name: fields[name] for name in ("step", "total", "unit") if name in fields}
+        if kind == "checkpoint":
+            self._said["checkpoint"] = fields.get("step")
+        if fields.get("metrics"):
+            self._said["metrics"] = self._said.get("metrics", {}) | fields["metrics"]

@@ -197,7 +197,8 @@ def wait(
 
     controller = _controller(target)
     name = controller.find(run)
-    ended = follow(controller.looker([name]), time.monotonic, time.sleep, timeout)
+    look, poll = controller.looker([name]), controller.target.poll
+    ended = follow(look, time.monotonic, time.sleep, timeout, poll=poll, complain=_say)
     if ended is None:
         raise WaitTimeout(f"{name} is still {controller.status(name).state} after {timeout:g} s; it goes on")
     _print_statuses(ended, output)
@@ -367,7 +368,8 @@ def _follow(controller: "Controller", runs: list[str], output: Output) -> None:
 
     try:
         with display(time.monotonic) as show:
-            ended = follow(controller.looker(runs), time.monotonic, time.sleep, show=show) or ()
+            look, poll = controller.looker(runs), controller.target.poll
+            ended = follow(look, time.monotonic, time.sleep, show=show, poll=poll, complain=_say) or ()
     except KeyboardInterrupt:
         going = " ".join(runs)
         _say(f"{going} goes on. Watch: pi05ctl status {runs[0]} -w   End: pi05ctl cancel {runs[0]}")

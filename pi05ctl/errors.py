@@ -5,6 +5,7 @@ CtlError
 ├── UsageError            2  something impossible was asked for; nothing was started
 ├── TargetError           3  the target (this machine, a cluster), its storage or the network did not do its part
 │   ├── Unreachable       3  it does not answer (now)
+│   ├── Forbidden         3  the cluster knows us and does not allow it
 │   └── NameTaken         3  another release has the run's name
 ├── WaitTimeout         124  `wait --timeout` ran out; the run goes on
 └── FailedWhileWaiting  125  `wait` saw the run fail or be cancelled
@@ -46,6 +47,10 @@ class TargetError(CtlError):
 
 class Unreachable(TargetError):
     """The cluster does not answer; whoever waits for a run asks again."""
+
+
+class Forbidden(TargetError):
+    """The cluster does not allow it."""
 
 
 class NameTaken(TargetError):

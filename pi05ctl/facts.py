@@ -227,7 +227,9 @@ def _cause(pod: Object, state: Object) -> tuple[str, str]:
     if reason := status.get("reason"):
         return _said(reason, status), ""
     if ended.get("reason") == "OOMKilled":
-        kind = pod["metadata"].get("labels", {}).get("pi05.dev/kind", "train")
+        labels = pod["metadata"].get("labels", {})
+        kind = labels.get("pi05.dev/kind", "train")
+        kind = labels["pi05.dev/task"] if kind == "probe" else kind  # whose pod it tries out
         limit = _memory_limit(pod)
         return f"OOMKilled: needed more than {limit}", f"raise [cluster.{kind}] memory in pi05.toml and resume"
     if event is not None and event.kind == "failed" and event.message:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
+from pi05.errors import TemporaryError
 from pi05ctl import report
+from pi05ctl.errors import Unreachable
 from pi05ctl.status import RunStatus
 
 if TYPE_CHECKING:
@@ -30,8 +32,12 @@ def follow(
     sleep: Callable[[float], None],
     timeout: float | None = None,
     show: Show | None = None,
+    poll: float = POLL,
+    complain: Callable[[str], None] | None = None,
 ) -> Sequence[RunStatus] | None:
     """Return how the runs ended, or None when the timeout came first.
+
+    A cluster or bucket that does not answer is asked again: the runs go on meanwhile.
 
     Args:
         look: How they stand now.
@@ -39,17 +45,24 @@ def follow(
         sleep: Waits for seconds.
         timeout: Seconds to wait at most.
         show: Called with every new state of affairs.
+        poll: Seconds between two looks.
+        complain: Called with the reason when a look fails that may succeed later.
     """
     until = None if timeout is None else clock() + timeout
     while True:
-        statuses, shown = look()
-        if show is not None:
-            show(shown)
-        if all(status.ended for status in statuses):
-            return statuses
+        try:
+            statuses, shown = look()
+        except (Unreachable, TemporaryError) as error:
+            if complain is not None:
+                complain(f"{error} (asked again)")
+        else:
+            if show is not None:
+                show(shown)
+            if all(status.ended for status in statuses):
+                return statuses
         if until is not None and clock() >= until:
             return None
-        sleep(POLL)
+        sleep(poll)
 
 
 @contextmanager

@@ -16,9 +16,9 @@ def missing(run: Rendered, storage: Storage) -> str | None:
     """Return what the run needs and does not find, with the remedy; None when all is there."""
     job, spec = run.job, run.spec
     if isinstance(job, PipelineJob):
-        return _missing_weights(job.stages[1], storage) or _missing_planner(job.stages[0], storage)
+        return _missing_weights(job.stages[1], storage) or _missing_planner(run, job.stages[0], storage)
     if isinstance(job, DemosJob):
-        return _missing_planner(job, storage)
+        return _missing_planner(run, job, storage)
     if not storage.exists(job.dataset):
         return f"there is no dataset {job.dataset} yet; make it: {spec.command('demos')}"
     if isinstance(job, TrainJob):
@@ -48,8 +48,9 @@ def _evaluated(job: EvalJob, storage: Storage) -> bool:
         return False
 
 
-def _missing_planner(job: DemosJob, storage: Storage) -> str | None:
-    if storage.exists(job.dataset) or Path(job.planner_python).exists():
+def _missing_planner(run: Rendered, job: DemosJob, storage: Storage) -> str | None:
+    """Look for the planner on this machine; in a cluster it is part of the image."""
+    if run.spec.target != "local" or Path(job.planner_python).exists() or storage.exists(job.dataset):
         return None
     return (
         f"the planner's interpreter {job.planner_python} does not exist; scripts/quickstart sets it up, "

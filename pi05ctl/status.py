@@ -370,12 +370,18 @@ def _by_shard(events: Sequence[Event]) -> list[list[Event]]:
 
 def _progress(shards: Sequence[Sequence[Event]]) -> Event | None:
     """Return the latest progress; that of shards adds up."""
-    latest = [event for own in shards if (event := _latest(own, "progress")) is not None]
+    latest = [event for own in shards if (event := _latest_step(own)) is not None]
     if len(latest) < 2:
         return latest[0] if latest else None
     return latest[0].model_copy(
         update={"step": sum(e.step or 0 for e in latest), "total": sum(e.total or 0 for e in latest)}
     )
+
+
+def _latest_step(events: Sequence[Event]) -> Event | None:
+    """Return the last event that says how far a job is: progress, or the last words that repeat it."""
+    told = [event for event in events if event.step is not None and event.kind in ("progress", *TERMINAL)]
+    return told[-1] if told else None
 
 
 def _metrics(shards: Sequence[Sequence[Event]]) -> dict[str, float]:
@@ -385,7 +391,7 @@ def _metrics(shards: Sequence[Sequence[Event]]) -> dict[str, float]:
     metrics: dict[str, float] = {}
     weights: dict[str, float] = {}
     for own in shards:
-        progress = _latest(own, "progress")
+        progress = _latest_step(own)
         weight = float((progress.step if progress else None) or 0)
         for name, value in _latest_metrics(own).items():
             metrics[name] = metrics.get(name, 0.0) + value * weight
@@ -414,7 +420,10 @@ def _together(speeds: Sequence[float | None]) -> float | None:
 def _checkpoint(events: Sequence[Event]) -> int | None:
     """Return the step of the last checkpoint."""
     event = _latest(events, "checkpoint")
-    return event.step if event else None
+    if event is not None:
+        return event.step
+    told = [step for event in events if event.kind in TERMINAL and (step := _extra(event, "checkpoint"))]
+    return int(told[-1]) if told else None
 
 
 def _speed(events: Sequence[Event], since: float) -> float | None:

@@ -5,6 +5,7 @@ what is the same for all. charts/pi05/values.yaml explains each value. No value 
 "remove this key": no name is "", no limit is 0.
 """
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from pi05.config import Natural, Positive, Section, TrainJob
+from pi05.config import Natural, Positive, ProbeJob, Section, TrainJob
 from pi05ctl.errors import UsageError
-from pi05ctl.render import Rendered
+from pi05ctl.render import Rendered, to_json
 from pi05ctl.settings import Cluster, DemosPods, EvalPods, Pods, Quantity, Toleration, TrainPods
 from pi05ctl.spec import Kind
 
@@ -24,6 +25,9 @@ SCHEMA = CHART / "values.schema.json"
 
 _MEMORY_FRACTION = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9"}
 """Of a GPU's memory for JAX, whose own share is 0.75: nothing else runs there. A user's `env` outranks it."""
+
+_LITTLE = {"cpu": "100m", "memory": "2Gi", "scratch": "1Gi", "shm": "64Mi"}
+"""What a light probe asks for."""
 
 _Name = Annotated[str, Field(min_length=1)]
 
@@ -37,7 +41,7 @@ class _Values(Section):
 class Run(_Values):
     """What is run, for labels and annotations."""
 
-    kind: Kind
+    kind: Kind | Literal["probe"]
     task: _Name
     digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     version: _Name
@@ -113,13 +117,42 @@ def chart_values(run: Rendered, cluster: Cluster, version: str, revision: str) -
     Raises:
         UsageError: A training's batch or parameters cannot be divided among the devices of its pods.
     """
-    kind = run.spec.kind
+    what = Run(kind=run.spec.kind, task=run.spec.task, digest=run.digest, version=version, revision=revision)
+    return _values(run.spec.kind, what, run.job_json, _gpus(run, cluster.train), cluster)
+
+
+def probe_values(probe: ProbeJob, cluster: Cluster, version: str, revision: str, light: bool, seconds: int) -> Values:
+    """Return the values of a probe's release: those of the runs whose pods it tries out, for one pod, tried once.
+
+    Args:
+        probe: What to look at.
+        cluster: Settings of the cluster.
+        version, revision: As of a run.
+        light: Ask for little and no GPU, so that it starts in a cluster that is busy.
+        seconds: How long it may take, and then how long Kubernetes remembers it.
+    """
+    content = to_json(probe)
+    what = Run(
+        kind="probe",
+        task=probe.pods,
+        digest=hashlib.sha256(content).hexdigest(),
+        version=version,
+        revision=revision,
+    )
+    gpus = cluster.train.gpus if probe.pods == "train" else 0
+    real = _values(probe.pods, what, content, gpus, cluster)
+    once = {"pods": 1, "retries": 0, "grace_seconds": 5, "deadline_seconds": seconds, "ttl_seconds": seconds}
+    little = {"resources": real.resources.model_copy(update=_LITTLE | {"gpus": Gpus(count=0, resource="none")})}
+    return real.model_copy(update=once | (little if light else {}))
+
+
+def _values(kind: Kind, what: Run, job: bytes, gpus: int, cluster: Cluster) -> Values:
+    """Return the values of a release whose pods are those of runs of a kind."""
     asked: Pods = getattr(cluster, kind)
-    gpus = _gpus(run, cluster.train)
     count = _pods(asked)
     return Values(
-        run=Run(kind=kind, task=run.spec.task, digest=run.digest, version=version, revision=revision),
-        job=run.job_json.decode(),
+        run=what,
+        job=job.decode(),
         image=Image(name=_image(kind, cluster), pull_policy=cluster.pull_policy, pull_secret=cluster.pull_secret or ""),
         service_account=cluster.controller_account if kind == "pipeline" else cluster.service_account,
         queue=Queue(name=cluster.queue or "", priority=cluster.queue_priority or ""),

@@ -3,9 +3,19 @@
 Blocks of seeds are planned by processes of the planner's own environment (pi05.data.planner) and replayed here, in
 the environment that will evaluate: an episode counts when its replay succeeds. Complete blocks stay in the work
 folder, so a job that was killed goes on where it was. Knows nothing of storage or of how a dataset is written.
+
+Several machines share the work as shards: block b belongs to shard b mod N. All put what they planned on a shelf;
+shard 0 replays in seed order (`collect` with a `Team`), and plans itself what a shard that is not at work has left;
+the others (`assist`) end when what all have planned should be enough.
+
+    shard 0   plan 0 . . . . . plan 4 . . . . plan 8 . plan 6 (shard 2 is gone) ...
+    shard 1   plan 1 . . . . . plan 5 . . . . plan 9 .        shelf: 0 1 2 3 4 5 7 ...  -> shard 0 replays 0, 1, 2 ...
+    shard 2   plan 2 . . . killed
+    shard 3   plan 3 . . . . . plan 7 . . . .
 """
 
 import contextlib
+import io
 import json
 import logging
 import math
@@ -13,12 +23,14 @@ import os
 import shutil
 import subprocess
 import threading
+import time
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Self, cast
+from typing import IO, Any, Protocol, Self, cast
 
 import numpy as np
 
@@ -88,11 +100,56 @@ class Collection:
     max_difference: float = 0.0
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which blocks of seeds are one shard's.
+
+    Attributes:
+        shard, shards: The part, and how many there are.
+        first_seed, block: First seed of all, and seeds a block.
+    """
+
+    shard: int
+    shards: int
+    first_seed: int
+    block: int
+
+    def owner(self, seeds: range) -> int:
+        """Return the shard that a block belongs to."""
+        return (seeds.start - self.first_seed) // self.block % self.shards
+
+    def mine(self, seeds: range) -> bool:
+        """Return whether a block is this shard's."""
+        return self.owner(seeds) == self.shard
+
+
+class Planner(Protocol):
+    """Plans blocks of seeds, ahead of whoever asks."""
+
+    def start(self, seeds: range) -> None:
+        """See that a block is planned in the background, by whomever."""
+        ...
+
+    def block(self, seeds: range, check_stop: Callable[[], None]) -> Block:
+        """Return a block, waiting until it is planned and calling `check_stop` meanwhile."""
+        ...
+
+
+class Shelf(Protocol):
+    """Where shards find each other's blocks, each under the name of its seeds."""
+
+    def has(self, name: str) -> bool: ...
+
+    def get(self, name: str) -> bytes | None: ...
+
+    def put(self, name: str, content: bytes) -> None: ...
+
+
 def collect(
     task: Task,
     convention: Convention,
     config: DemosConfig,
-    planner: "PlannerPool",
+    planner: Planner,
     on_demo: Callable[[Collection], None],
     check_stop: Callable[[], None],
 ) -> Collection:
@@ -129,6 +186,44 @@ def collect(
     return collection
 
 
+def assist(
+    task: Task,
+    config: DemosConfig,
+    planner: Planner,
+    share: Share,
+    on_block: Callable[[int, int], None],
+    check_stop: Callable[[], None],
+) -> None:
+    """Plan the blocks that are ours, until those of all shards should hold the demonstrations that are wanted.
+
+    Args:
+        task: Of the dataset.
+        config: How many and from which seed.
+        planner: Plans blocks of seeds.
+        share: Which blocks are ours.
+        on_block: Called after each block with how many of ours are planned, and how many should be in the end.
+        check_stop: Called at least every half second while waiting; what it raises ends the work.
+    """
+    count = config.count or task.demos
+    limit = count * config.max_attempts_per_demo
+    _check_seeds(config.first_seed, limit)
+    done: set[range] = set()
+    kept = tried = 0
+    while True:
+        wanted = _blocks(config, config.first_seed, count, kept, tried)
+        ours = [seeds for seeds in wanted if share.mine(seeds) and seeds.start < config.first_seed + limit]
+        missing = [seeds for seeds in ours if seeds not in done]
+        if done:
+            on_block(len(done), len(done) + len(missing))
+        if not missing:
+            return
+        for seeds in missing:
+            planner.start(seeds)
+        block = planner.block(missing[0], check_stop)
+        kept, tried = kept + len(block.recordings), tried + len(block.attempts)
+        done.add(missing[0])
+
+
 def replay(simulator: Simulator, recording: Recording) -> Replay:
     """Step the recorded actions from the recorded seed and compare the physical state at every step."""
     info = simulator.reset(recording.seed)
@@ -150,15 +245,18 @@ class PlannerPool:
         robot: ManiSkill robot uid.
         folder: Where complete blocks are kept and found again.
         workers: Processes; 0 means one a core.
+        shelf: Where blocks come from that another shard has planned, and go to for the others.
 
     Raises:
         ConfigError: The interpreter is missing or lacks a module.
     """
 
-    def __init__(self, python: str, task: Task, robot: str, folder: Path, workers: int) -> None:
+    def __init__(
+        self, python: str, task: Task, robot: str, folder: Path, workers: int, shelf: Shelf | None = None
+    ) -> None:
         check_planner(python)
         self._command = [python, "-m", "pi05.data.planner", "--task", task.name, "--robot", robot]
-        self._folder = folder
+        self._folder, self._shelf = folder, shelf
         self._threads = ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)))
         self._blocks: dict[range, Future[Block]] = {}
         self._lock = threading.Lock()  # over the three below
@@ -181,6 +279,10 @@ class PlannerPool:
         for process in self._started:
             process.close()
 
+    def shelved(self, seeds: range) -> bool:
+        """Return whether some shard has planned a block already."""
+        return self._shelf is not None and self._shelf.has(_name(seeds))
+
     def start(self, seeds: range) -> None:
         """Plan a block in the background, unless it is planned or done already."""
         if seeds not in self._blocks:
@@ -195,14 +297,25 @@ class PlannerPool:
         return self._blocks.pop(seeds).result()
 
     def _plan(self, seeds: range) -> Block:
-        """Return a block from the work folder, or from a process; a process that dies is replaced once."""
-        path = self._folder / f"{seeds.start:07d}-{seeds.stop - 1:07d}.h5"
-        if read_block(path, seeds) is None and not self._ask(path, seeds):
+        """Return a block from the work folder or the shelf, or from a process; one that dies is replaced once."""
+        path = self._folder / f"{_name(seeds)}.h5"
+        if block := read_block(path, seeds) or self._fetch(path, seeds):
+            return block
+        if not self._ask(path, seeds):
             self._ask(path, seeds, last=True)
         block = read_block(path, seeds)
         if block is None:
             raise TemporaryError(f"{path} is damaged directly after it was written; check the disk and run again")
+        if self._shelf:
+            self._shelf.put(path.stem, _pack(path))
         return block
+
+    def _fetch(self, path: Path, seeds: range) -> Block | None:
+        """Return a block from the shelf, as if it had been planned here; None when there is no whole one."""
+        content = self._shelf.get(path.stem) if self._shelf else None
+        if content is not None:
+            _unpack(content, path)
+        return read_block(path, seeds)
 
     def _ask(self, path: Path, seeds: range, *, last: bool = False) -> bool:
         """Have a process plan a block; return whether it lived to do so, or raise when this was the last try."""
@@ -227,6 +340,51 @@ class PlannerPool:
             process = _Process(self._command, self._folder / f"planner-{len(self._started)}.log")
             self._started.append(process)
             return process
+
+
+class Team:
+    """The planners of all shards, as shard 0 uses them: its own pool plans what is its own, the shelf has the rest.
+
+    A block whose shard is not at work (it has not started, has ended or was killed) is planned here, too: first the
+    last ones, because a shard that starts late begins with the first.
+
+    Args:
+        pool: The planners of this process, with the shelf where blocks of the others appear.
+        share: Which blocks are ours.
+        at_work: Whether a shard is running.
+        period: Seconds between two looks at the shelf.
+    """
+
+    def __init__(self, pool: PlannerPool, share: Share, at_work: Callable[[int], bool], period: float) -> None:
+        self._pool, self._share, self._at_work, self._period = pool, share, at_work, period
+        self._ahead: set[range] = set()
+        self._taken: set[range] = set()
+
+    def start(self, seeds: range) -> None:
+        """Plan a block of our own in the background; remember one of another shard."""
+        if self._share.mine(seeds) or seeds in self._taken:
+            self._pool.start(seeds)
+        else:
+            self._ahead.add(seeds)
+
+    def block(self, seeds: range, check_stop: Callable[[], None]) -> Block:
+        """Return a block, waiting for its shard as long as that is at work."""
+        self.start(seeds)
+        while seeds in self._ahead:
+            if self._pool.shelved(seeds):
+                self._take([seeds])
+            elif self._at_work(owner := self._share.owner(seeds)):
+                _pause(self._period, check_stop)
+            else:
+                self._take([ahead for ahead in self._ahead if self._share.owner(ahead) == owner])
+        return self._pool.block(seeds, check_stop)
+
+    def _take(self, blocks: list[range]) -> None:
+        """Have our own pool fetch or plan blocks of other shards."""
+        for seeds in sorted(blocks, key=lambda seeds: -seeds.start):
+            self._ahead.discard(seeds)
+            self._taken.add(seeds)
+            self._pool.start(seeds)
 
 
 class _Process:
@@ -272,6 +430,39 @@ class _Process:
         if "ModuleNotFoundError" in tail or "ImportError" in tail:
             return ConfigError(f"{message}. The planner's environment is not whole; {_SET_UP}")
         return TemporaryError(f"{message}. If memory ran out, use fewer demos.workers; then run the same command again")
+
+
+def _name(seeds: range) -> str:
+    """Return the name of a block's files and of its place on the shelf."""
+    return f"{seeds.start:07d}-{seeds.stop - 1:07d}"
+
+
+def _pack(path: Path) -> bytes:
+    """Return a block's two files as one, with checksums; the content is compressed already."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for part in (path, path.with_suffix(".json")):
+            archive.write(part, part.name)
+    return content.getvalue()
+
+
+def _unpack(content: bytes, path: Path) -> None:
+    """Write a block's two files, the json last; a damaged content writes nothing that would be read."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for part in (path, path.with_suffix(".json")):
+                part.write_bytes(archive.read(part.name))
+    except (zipfile.BadZipFile, KeyError) as error:
+        log.warning("block %s on the shelf is damaged (%s); it is planned again", path.stem, error)
+
+
+def _pause(seconds: float, check_stop: Callable[[], None]) -> None:
+    """Wait, calling `check_stop` at least every half second."""
+    end = time.monotonic() + seconds
+    check_stop()
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, _PERIOD))
+        check_stop()
 
 
 def _span(seeds: range) -> str:
@@ -324,7 +515,7 @@ def _recording(file: Any, episode: dict[str, Any]) -> Recording:
 
 
 def _attempts(
-    planner: PlannerPool,
+    planner: Planner,
     config: DemosConfig,
     count: int,
     collection: Collection,
@@ -340,16 +531,21 @@ def _attempts(
         first += config.block
 
 
-def _plan_ahead(planner: PlannerPool, config: DemosConfig, first: int, count: int, collection: Collection) -> None:
-    """Start the blocks from seed `first` on that the missing demonstrations take at the yield so far.
+def _plan_ahead(planner: Planner, config: DemosConfig, first: int, count: int, collection: Collection) -> None:
+    """Start the blocks from seed `first` on that the missing demonstrations take at the yield so far."""
+    kept, tried = len(collection.demos), len(collection.attempts)
+    for seeds in _blocks(config, first, count - kept, kept, tried):
+        planner.start(seeds)
+
+
+def _blocks(config: DemosConfig, first: int, missing: int, kept: int, tried: int) -> list[range]:
+    """Return the blocks from seed `first` on that `missing` demonstrations take when `kept` came of `tried` seeds.
 
     The yield starts from ten attempts of which nine succeeded.
     """
-    kept, tried = len(collection.demos), len(collection.attempts)
     expected_yield = (kept + 9) / (tried + 10)
-    blocks = max(math.ceil((count - kept) / (config.block * expected_yield)), 1)
-    for begin in range(first, first + blocks * config.block, config.block):
-        planner.start(range(begin, begin + config.block))
+    blocks = max(math.ceil(missing / (config.block * expected_yield)), 1)
+    return [range(begin, begin + config.block) for begin in range(first, first + blocks * config.block, config.block)]
 
 
 def _judge(collection: Collection, attempt: Attempt, replayed: Replay | None) -> None:

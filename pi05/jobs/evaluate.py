@@ -36,12 +36,11 @@ def evaluate(job: EvalJob, context: Context) -> None:
     result = _earlier(context.storage, key, header, seeds)
     if result is None:
         actor = _actor(job, context.storage, header.checkpoint, data)
-        work = context.paths.work if context.shards == 1 else f"{context.paths.work}/shards/{context.shard}"
-        episodes = _Episodes(context, f"{work}/{header.checkpoint or header.policy}", seeds)
+        episodes = _Episodes(context, f"{context.paths.work}/{header.checkpoint or header.policy}", seeds)
         _roll_out(job, header.limit, actor, episodes, context)
         result = header.model_copy(update={"episodes": episodes.ordered()})
         context.storage.write(key, result.model_dump_json().encode())
-        context.storage.delete(work)
+        context.storage.delete(context.paths.work)
     context.events.emit("result", metrics=summary(result.episodes))
 
 

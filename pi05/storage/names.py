@@ -12,7 +12,7 @@ class RunPaths:
     """Names every artefact of a run.
 
     runs/<run>/{run.json,job.json,status.json,log.txt,lease,work/,checkpoints/<step>/,results/<shard>.json,report/}
-    runs/<run>/shards/<shard>/{status.json,lease}    of one shard, when several pods share the work
+    runs/<run>/shards/<shard>/{status.json,lease,work/}    of one shard, when several pods share the work
     runs/<run>/logs/<attempt>.txt                    what a pod printed
 
     Attributes:
@@ -65,8 +65,8 @@ class RunPaths:
 
     @property
     def work(self) -> str:
-        """Intermediate files that a restarted job reuses."""
-        return f"{self.root}/work"
+        """Intermediate files that a restarted job or shard reuses."""
+        return f"{self._own}/work"
 
     @property
     def checkpoints(self) -> str:

@@ -148,7 +148,7 @@ class ClusterTarget:
         if was_alive:
             self._records.cancel(run, self._clock(), now)
             if now:
-                self.kubernetes.delete_pods(run)
+                self.kubernetes.kill_pods(run)
             self.helm.uninstall(run)
             self._wait_until_gone(run)
         ended = [self.cancel(stage, now) for stage in below if self._records.exists(stage) and self.alive(stage)]

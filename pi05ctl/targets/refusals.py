@@ -5,7 +5,7 @@ Helm and the API server use the same words, so one table serves both.
 
 from dataclasses import dataclass
 
-from pi05ctl.errors import NameTaken, TargetError, Unreachable
+from pi05ctl.errors import Forbidden, NameTaken, TargetError, Unreachable
 
 _ADMIN = "kubectl apply -k k8s/overlays/gke (or another overlay)"
 
@@ -64,7 +64,7 @@ _ROWS: tuple[tuple[tuple[str, ...], type[TargetError], str], ...] = (
     (("exceeded quota",), TargetError, "kubectl describe resourcequota -n {namespace} shows what is used"),
     (
         ("forbidden",),
-        TargetError,
+        Forbidden,
         f"an admin gives the rights once: {_ADMIN}, and binds you to the role pi05-user in {{namespace}}; "
         "pi05ctl doctor lists what is missing",
     ),

@@ -112,3 +112,14 @@ def test_a_long_message_is_shortened_to_the_limit(letter: str) -> None:
 def test_an_event_that_cannot_fit_is_an_error() -> None:
     with pytest.raises(ValueError, match="without a message to shorten"):
         Event(run="r", kind="progress", time=0, metrics={f"m{i}": 0.0 for i in range(1000)}).line()
+
+
+def test_the_last_event_repeats_what_was_said_last() -> None:
+    writer = EventWriter("r", io.StringIO(), lambda: 5.0)
+    writer.emit("progress", step=50, total=100, unit="steps", metrics={"loss": 0.5, "grad_norm": 1.0})
+    writer.emit("checkpoint", step=50, total=100)
+    writer.emit("progress", step=60, total=100, unit="steps", metrics={"loss": 0.4})
+    last = writer.emit("failed", message="full", exit_code=75)
+    assert (last.step, last.total, last.unit) == (60, 100, "steps")
+    assert last.metrics == {"loss": 0.4, "grad_norm": 1.0}
+    assert last.model_extra == {"checkpoint": 50}

@@ -4,6 +4,7 @@ import io
 from dataclasses import replace
 
 from pi05ctl import follow
+from pi05ctl.errors import Unreachable
 from pi05ctl.status import RunStatus
 
 RUNNING = RunStatus(
@@ -107,3 +108,19 @@ def test_a_terminal_gets_a_bar_a_stage():
     assert "train" in text
     assert "eval" in text
     assert "10/50" in text
+
+
+def test_a_cluster_that_does_not_answer_is_asked_again():
+    answers = iter([Unreachable("no route"), ([replace(RUNNING, state="Done")],) * 2])
+    complaints: list[str] = []
+
+    def look():
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    clock = Clock()
+    ended = follow.follow(look, clock, clock.sleep, complain=complaints.append) or ()
+    assert [one.state for one in ended] == ["Done"]
+    assert complaints == ["no route (asked again)"]

@@ -103,7 +103,7 @@ def test_shards_add_up_to_what_one_process_finds(trained: FileStorage, whole: Re
     assert merge(read_shards(trained, job.run)) == whole
     assert len({episode.tcp for episode in whole.episodes}) == EPISODES, "else equality would mean little"
     assert results.read(trained, job.run) == results.read(trained, "eval-pushcube-aaaaaa")
-    assert not trained.children(f"{RunPaths(job.run).work}/shards")
+    assert not any(trained.children(RunPaths(job.run, shard).work) for shard in range(3))
 
 
 def test_a_finished_shard_is_not_run_again(
@@ -127,7 +127,7 @@ def test_a_killed_shard_runs_only_what_is_missing(
     trained: FileStorage, whole: Result, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = eval_job(trained, "eval-pushcube-dddddd", step=1)
-    kept = f"{RunPaths(job.run).work}/shards/0/{TRAINING.checkpoint(1)}"
+    kept = f"{RunPaths(job.run, 0).work}/{TRAINING.checkpoint(1)}"
     for episode in whole.episodes[:4:2]:
         trained.write(f"{kept}/{episode.seed}.json", episode.model_dump_json().encode())
     run_shard(job, 0, 2)

@@ -72,12 +72,12 @@ annotations:
   cluster-autoscaler.kubernetes.io/safe-to-evict: "false" # a half-empty node is no reason to stop a run
 {{- end }}
 
-{{/* Of the pod, less its containers: passes Pod Security "restricted". */}}
+{{/* Of the pod, less its containers: passes Pod Security "restricted". A probe's run.task is the kind that it stands for. */}}
 {{- define "pi05.podSpec" -}}
 restartPolicy: Never # a new pod instead, which podFailurePolicy decides on
 terminationGracePeriodSeconds: {{ .Values.graceSeconds | int }}
 serviceAccountName: {{ .Values.serviceAccount | quote }}
-automountServiceAccountToken: {{ eq .Values.run.kind "pipeline" }} # only a pipeline talks to Kubernetes
+automountServiceAccountToken: {{ has "pipeline" (list .Values.run.kind .Values.run.task) }} # only a pipeline talks to Kubernetes
 enableServiceLinks: false
 {{- with .Values.image.pullSecret }}
 imagePullSecrets:
