@@ -3,19 +3,23 @@
 Writing goes through lerobot itself, so that LeRobotDataset opens the result; reading goes through pi05.data.lerobot,
 because lerobot imports torch and decodes one row at a time. Beside LeRobot's files lies meta/pi05.json: under which
 convention, from which seeds and by which versions the demonstrations were made.
+Frames stay the PNG files they come as; one demonstration is in memory at a time.
 Knows nothing of simulators, storage or training.
 """
 
 import contextlib
+import io
 import logging
 import os
+import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import PIL.Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pi05.config import ACTION_NAMES, Convention, explain
@@ -24,6 +28,8 @@ from pi05.errors import DataError
 from pi05.tasks import Task, find
 
 META = "meta/pi05.json"
+IMAGES = "observation.images."
+"""LeRobot's keys of cameras begin with it."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +40,13 @@ class Demo:
         seed: Environment seed of the reset it starts from.
         states: float32 (T, S), before each action.
         actions: float32 (T, 8), absolute joint targets in rad and the gripper in [-1, 1].
+        frames: What each camera saw before each action, T PNG files a camera.
     """
 
     seed: int
     states: np.ndarray
     actions: np.ndarray
+    frames: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
 
 
 class Attempt(BaseModel):
@@ -119,10 +127,13 @@ def write(
         folder.rmdir()  # LeRobot insists on making it
     dataset = _create(folder, f"{user}/{task.name}", meta.convention, state_names)
     for demo in demos:
-        for state, action in zip(demo.states, demo.actions, strict=True):
-            dataset.add_frame({"observation.state": state, "action": action, "task": task.sentence})
+        cameras = {f"{IMAGES}{name}": map(_encoded, files) for name, files in demo.frames.items()}
+        columns = {"observation.state": demo.states, "action": demo.actions, **cameras}
+        for row in zip(*columns.values(), strict=True):
+            dataset.add_frame({**dict(zip(columns, row, strict=True)), "task": task.sentence})
         dataset.save_episode()
     dataset.finalize()
+    shutil.rmtree(folder / "images", ignore_errors=True)  # empty folders that LeRobot leaves behind
     (folder / META).write_text(meta.model_dump_json(indent=1))
 
 
@@ -152,6 +163,23 @@ def _check_episodes(folder: Path, meta: DatasetMeta, numbers: Numbers) -> None:
         raise DataError(f"{folder} has the instruction {other.pop()!r}, {meta.task} has {wanted!r}; {MAKE_AGAIN}")
 
 
+def with_states(dataset: Dataset, names: tuple[str, ...]) -> Dataset:
+    """Return the dataset with the states that a policy is told, in that order; a dataset may hold more of them.
+
+    Raises:
+        DataError: The dataset lacks one.
+    """
+    if names == dataset.state_names:
+        return dataset
+    if missing := [name for name in names if name not in dataset.state_names]:
+        raise DataError(
+            f"the states of {dataset.folder} have no {', '.join(missing)}; they are {', '.join(dataset.state_names)}. "
+            f"{MAKE_AGAIN.capitalize()}, or choose another convention.state"
+        )
+    columns = [dataset.state_names.index(name) for name in names]
+    return replace(dataset, states=np.ascontiguousarray(dataset.states[:, columns]), state_names=names)
+
+
 def check_convention(found: Convention, wanted: Convention, what: str) -> None:
     """Raise DataError naming each field in which `found`, the convention of `what`, is not the job's.
 
@@ -169,8 +197,17 @@ def check_convention(found: Convention, wanted: Convention, what: str) -> None:
         )
 
 
+def _encoded(png: bytes) -> Any:
+    """Return a PIL image that LeRobot does not encode again when it saves it (15 ms a frame)."""
+    image = PIL.Image.open(io.BytesIO(png))
+    image.save = lambda path, **_: Path(path).write_bytes(png)
+    return image
+
+
 def _create(folder: Path, name: str, convention: Convention, state_names: Sequence[str]) -> Any:
     """Return an empty LeRobotDataset; imports lerobot and with it torch (about 8 s)."""
+    size = convention.image_size
+    image = {"dtype": "image", "shape": (size, size, 3), "names": ["height", "width", "channels"]}
     with _quiet_lerobot():
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
@@ -183,6 +220,7 @@ def _create(folder: Path, name: str, convention: Convention, state_names: Sequen
             features={
                 "observation.state": {"dtype": "float32", "shape": (len(state_names),), "names": list(state_names)},
                 "action": {"dtype": "float32", "shape": (len(ACTION_NAMES),), "names": list(ACTION_NAMES)},
+                **{f"{IMAGES}{camera}": image for camera in convention.cameras},
             },
         )
 

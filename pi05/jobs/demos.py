@@ -139,7 +139,7 @@ def _meta(job: DemosJob, collection: Collection) -> datasets.DatasetMeta:
     return datasets.DatasetMeta(
         task=job.task,
         convention=job.convention,
-        renderer=simulator.RENDERER,
+        renderer=simulator.renderer(job.convention.cameras),
         seeds=tuple(demo.seed for demo in collection.demos),
         attempts=tuple(collection.attempts),
         inexact=collection.inexact,
