@@ -33,6 +33,8 @@ ROBOTS = ("panda", "panda_wristcam")
 """The Panda arm, without and with a camera on its hand; the solvers can plan for these."""
 
 _NO_TIME_LIMIT = 1_000_000
+_BEFORE_HOLE = 0.05
+"""m from the hole within which a peg that points into it counts as aligned."""
 _HARMLESS = (
     "is not in the task's list of supported robots",  # panda_wristcam: all six tasks are solved with it
     "is not installed with git",
@@ -64,12 +66,16 @@ class Positions:
 
 @dataclass(frozen=True)
 class _Scene:
-    """Where an environment keeps what its task is about: names and values of the poses, the object and its goal."""
+    """Where an environment keeps what its task is about: names and values of the poses, the object and its goal.
+
+    `flags` are told beside ManiSkill's own, from the environment and what it says about a step.
+    """
 
     names: tuple[str, ...]
     poses: Callable[[Any], list[np.ndarray]]
     object: Callable[[Any], np.ndarray]
     goal: Callable[[Any], np.ndarray]
+    flags: Callable[[Any, dict[str, Any]], dict[str, bool]] = lambda _env, _info: {}
 
 
 class Simulator:
@@ -95,7 +101,7 @@ class Simulator:
         with materials(self.convention), _quiet():
             _, info = self._env.reset(seed=seed, options={"reconfigure": True})
         self._cameras.prepare()
-        return _step_info(info)
+        return self._told(info)
 
     def step(self, action: np.ndarray) -> StepInfo:
         """Advance one control step.
@@ -105,7 +111,7 @@ class Simulator:
         """
         with _quiet():
             *_, info = self._env.step(np.asarray(action, np.float32))
-        return _step_info(info)
+        return self._told(info)
 
     def state(self) -> np.ndarray:
         """Return what the policy is told, float32 (S,), in the order of `state_names`."""
@@ -139,6 +145,10 @@ class Simulator:
     def close(self) -> None:
         """Free the scene."""
         self._env.close()
+
+    def _told(self, info: dict[str, Any]) -> StepInfo:
+        own = _step_info(info)
+        return StepInfo(own.success, own.flags | self._scene.flags(self._env, info))
 
     def _joints(self) -> np.ndarray:
         """Return qpos, float32 (9,)."""
@@ -372,7 +382,18 @@ def _insert() -> _Scene:
         poses=lambda env: [_oriented(env.peg), env.peg_half_sizes[0, :2].numpy(), _oriented(env.box_hole_pose)],
         object=lambda env: _position(env.peg_head_pose),
         goal=lambda env: _position(env.box_hole_pose),
+        flags=_peg_flags,
     )
+
+
+def _peg_flags(env: Any, info: dict[str, Any]) -> dict[str, bool]:
+    """Return whether the peg is held, and whether its head is before the hole or in it; ManiSkill tells neither."""
+    depth, *aside = info["peg_head_pos_at_hole"][0].numpy()
+    inside = np.abs(aside).max() <= float(env.box_hole_radii[0])
+    return {
+        "is_grasped": bool(env.agent.is_grasping(env.peg, max_angle=20)[0]),
+        "is_peg_aligned": bool(inside and depth >= -_BEFORE_HOLE),
+    }
 
 
 _SCENES = {

@@ -50,7 +50,18 @@ class Demo:
 
 
 class Attempt(BaseModel):
-    """What became of one seed: planned and replayed, or the reason why not."""
+    """What became of one seed: planned and replayed, or the reason why not.
+
+    Attributes:
+        seed: Environment seed.
+        success: Whether the dataset has it.
+        steps: Control steps.
+        seconds: Planning took.
+        reason: Why it failed, or "".
+        replay_seconds: Replay took, rendering included.
+        exact: Whether the replay had the plan's bits.
+        difference: Largest difference between replay and plan, in the state's own units.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,6 +70,9 @@ class Attempt(BaseModel):
     steps: int
     seconds: float
     reason: str = ""
+    replay_seconds: float = 0.0
+    exact: bool = True
+    difference: float = 0.0
 
 
 class DatasetMeta(BaseModel):
@@ -68,6 +82,7 @@ class DatasetMeta(BaseModel):
         task: Name of the task.
         convention: Of states, actions and cameras.
         renderer: What drew the images.
+        goal_visible: Whether the goal is in them. Ours always show it; ManiSkill by itself hides PickCube's.
         seeds: Environment seed of each episode, in order.
         attempts: Every seed tried, in order, failures included.
         inexact: Episodes whose replay differed from the plan's recording by at least one bit.
@@ -81,6 +96,7 @@ class DatasetMeta(BaseModel):
     task: str
     convention: Convention
     renderer: str
+    goal_visible: bool = True
     seeds: tuple[int, ...]
     attempts: tuple[Attempt, ...]
     inexact: int = 0
@@ -96,6 +112,11 @@ class DatasetMeta(BaseModel):
     def solver_seconds(self) -> float:
         """Planning time a kept demonstration cost, failures included."""
         return sum(attempt.seconds for attempt in self.attempts) / len(self.seeds)
+
+    @property
+    def replay_seconds(self) -> float:
+        """Replay and rendering time a kept demonstration cost, failures included."""
+        return sum(attempt.replay_seconds for attempt in self.attempts) / len(self.seeds)
 
 
 @dataclass(frozen=True)
