@@ -19,6 +19,7 @@ from pi05.config import (
     Job,
     Natural,
     Section,
+    Share,
     TrainJob,
     explain,
 )
@@ -177,10 +178,20 @@ def _train(spec: RunSpec, options: Options, settings: Settings) -> TrainJob:
     job = TrainJob(
         **_common(spec, options, settings),
         dataset=_demos(spec.sibling("demos"), options, settings).dataset,
+        others=tuple(
+            Share(task=task, dataset=_dataset_of(task, spec, settings), weight=weight)
+            for task, weight in options.train.weights_of_others.items()
+        ),
         model=options.model,
         train=options.train,
     )
     return job.model_copy(update={"run": _name("train", spec.task, digest(job, spec.again))})
+
+
+def _dataset_of(task: str, spec: RunSpec, settings: Settings) -> str:
+    """Return the key of the dataset that the same preset and overrides name for another task."""
+    other = spec.sibling("demos").model_copy(update={"task": task})
+    return _demos(other, resolve(other), settings).dataset
 
 
 def _eval(spec: RunSpec, options: Options, settings: Settings) -> EvalJob:

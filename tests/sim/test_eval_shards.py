@@ -37,7 +37,7 @@ def save_checkpoint(storage: FileStorage, step: int) -> None:
     recipe = Recipe(
         model=tiny.model,
         convention=CONVENTION,
-        stats=data_stats(data, CONVENTION, tiny.model.action_horizon),
+        stats=data_stats([data], CONVENTION, tiny.model.action_horizon),
         tokenizer=Tokenizer.load(TINY),
         sentence=tasks.find("pushcube").sentence,
     )
@@ -130,6 +130,7 @@ def test_a_killed_shard_runs_only_what_is_missing(
     kept = f"{RunPaths(job.run, 0).work}/{TRAINING.checkpoint(1)}"
     for episode in whole.episodes[:4:2]:
         trained.write(f"{kept}/{episode.seed}.json", episode.model_dump_json().encode())
+        trained.write(f"{kept}/{episode.seed}.actions", bytes(4 * 8 * episode.steps))
     run_shard(job, 0, 2)
     events = [json.loads(line[5:]) for line in capsys.readouterr().out.splitlines()]
     assert [(e["step"], e["total"]) for e in events if e["kind"] == "progress"] == [(3, 3)]

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from pi05.config import Convention, GemmaConfig, ModelConfig, OptimizerConfig, TrainConfig, TrainJob, VitConfig
-from pi05.data.batches import data_stats
+from pi05.data.batches import Loader, Source, data_stats
 from pi05.data.dataset import Dataset, DatasetMeta
 from pi05.data.tokenizer import TINY, Tokenizer
 from pi05.data.transforms import Recipe
@@ -132,8 +132,9 @@ def make_training(
     recipe = Recipe(
         model=model,
         convention=CONVENTION,
-        stats=data_stats(data, CONVENTION, model.action_horizon),
+        stats=data_stats([data], CONVENTION, model.action_horizon),
         tokenizer=Tokenizer.load(TINY),
         sentence=find("pushcube").sentence,
     )
-    return Training(job, data, recipe, make_mesh(train.fsdp_devices, train.batch_size, jax.devices()[:devices]))
+    loader = Loader([Source(data, recipe.sentence)], recipe, train.batch_size, train.seed, train.state_noise)
+    return Training(job, loader, make_mesh(train.fsdp_devices, train.batch_size, jax.devices()[:devices]))
