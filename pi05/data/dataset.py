@@ -83,6 +83,7 @@ class DatasetMeta(BaseModel):
         convention: Of states, actions and cameras.
         renderer: What drew the images.
         goal_visible: Whether the goal is in them. Ours always show it; ManiSkill by itself hides PickCube's.
+        source: Recordings of others that were replayed, or "" for our own planner.
         seeds: Environment seed of each episode, in order.
         attempts: Every seed tried, in order, failures included.
         inexact: Episodes whose replay differed from the plan's recording by at least one bit.
@@ -97,6 +98,7 @@ class DatasetMeta(BaseModel):
     convention: Convention
     renderer: str
     goal_visible: bool = True
+    source: str = ""
     seeds: tuple[int, ...]
     attempts: tuple[Attempt, ...]
     inexact: int = 0
@@ -220,8 +222,8 @@ def check_convention(found: Convention, wanted: Convention, what: str) -> None:
 
 def _encoded(png: bytes) -> Any:
     """Return a PIL image that LeRobot does not encode again when it saves it (15 ms a frame)."""
-    image = PIL.Image.open(io.BytesIO(png))
-    image.save = lambda path, **_: Path(path).write_bytes(png)
+    image: Any = PIL.Image.open(io.BytesIO(png))
+    image.save = lambda path, **_options: Path(path).write_bytes(png)
     return image
 
 
