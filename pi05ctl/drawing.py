@@ -12,7 +12,7 @@ from pi05ctl.results import Episode, Track
 Points = Sequence[tuple[float, float]]
 
 _WIDTH, _HEIGHT = 640, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 30
+_LEFT, _RIGHT, _TOP, _BOTTOM = 76, 34, 14, 34
 
 
 def curve(points: Points, label: str, beside: Points = ()) -> str:

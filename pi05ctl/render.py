@@ -1,8 +1,9 @@
 """RunSpec + Settings -> the run's name and its job.json, byte for byte; no disk, no clock, no network.
 
 A run is named by its job.json, less what cannot change its result: where it is stored and runs (storage, target,
-interpreters), how many processes share the work (demos.block, demos.workers, train.fsdp_devices) and the names that
-follow from the rest. So two spellings of one wish are one run, and submitting twice is harmless.
+interpreters), how many processes share the work (demos.block, demos.workers, train.fsdp_devices, eval.environments,
+eval.workers) and the names that follow from the rest. So two spellings of one wish are one run, and submitting twice is
+harmless.
 """
 
 import hashlib
@@ -30,6 +31,7 @@ from pi05ctl.spec import Options, RunSpec, resolve
 _NO_RESULT = {
     "demos": {"block", "workers"},
     "train": {"fsdp_devices"},
+    "eval": {"environments", "workers"},
 }
 """Values that change how a run is done and not what comes out."""
 _PLANNER_IN_IMAGE = "/opt/planner/bin/python"

@@ -96,7 +96,7 @@ def videos(content: Report) -> str:
         return ""
     by_seed = {episode.seed: episode for episode in content.evaluation.episodes}
     figures = "".join(
-        f"<figure><video controls loop muted playsinline preload=metadata "
+        f"<figure><video autoplay controls loop muted playsinline "
         f'src="data:video/mp4;base64,{base64.b64encode(video).decode()}"></video>'
         f"<figcaption>{seed} {_outcome(by_seed[seed])}</figcaption></figure>"
         for seed, video in content.videos.items()

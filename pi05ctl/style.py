@@ -44,4 +44,9 @@ video { display: block; width: 100%; aspect-ratio: 448 / 230; background: #111 }
 .object { fill: none; stroke: var(--accent); stroke-width: 2 } .object-key { color: var(--accent) }
 .start { fill: var(--paper); stroke: var(--accent); stroke-width: 1.5 } .end { fill: var(--accent) }
 .goal { fill: none; stroke: var(--goal); stroke-width: 2 } .goal-key { color: var(--goal) }
+@media (max-width: 34rem) {
+  .bars li { grid-template-columns: 1fr 4rem; gap: .1rem .8rem }
+  .bars .track { grid-column: 1 / -1; grid-row: 2 }
+  .tick { font-size: 20px }
+}
 """

@@ -46,7 +46,6 @@ def evaluate(job: EvalJob, context: Context) -> None:
         actor = _actor(job, header, context.storage, data)
         trials = _Trials(context, f"{context.paths.work}/{header.checkpoint or header.policy}", seeds)
         _roll_out(job, header.limit, actor, trials, context)
-        _film(job, trials, context)
         result = header.model_copy(update={"episodes": tuple(trial.episode for trial in trials.ordered())})
         context.storage.write(key, result.model_dump_json().encode())
         context.storage.delete(context.paths.work)
@@ -76,6 +75,10 @@ class _Trials:
         self._context.storage.write(f"{self._folder}/{seed}.actions", trial.actions.tobytes())
         self._context.storage.write(f"{self._folder}/{seed}.json", trial.episode.model_dump_json().encode())
         self._done[seed] = trial
+        self.say()
+
+    def say(self) -> None:
+        """Say how many have ended, and so that this process is at work."""
         rate = sum(one.episode.success_once for one in self._done.values()) / len(self._done)
         self._context.events.emit(
             "progress", step=len(self._done), total=len(self._seeds), unit="episodes", metrics={"success_once": rate}
@@ -93,18 +96,17 @@ class _Trials:
 
 
 def _roll_out(job: EvalJob, limit: int, actor: Actor, trials: _Trials, context: Context) -> None:
-    """Run the missing episodes."""
+    """Run the missing episodes, and film some of all."""
     missing = trials.missing()
-    if not missing:
-        return
     environments = min(job.eval.environments, len(missing))
     make = partial(Simulator, find(job.task), job.convention)
     looks = bool(job.convention.cameras) and not isinstance(actor, OracleActor)
     with Workers(make, environments, job.eval.workers or cores(), images=looks) as fleet:
         rollout(fleet, actor, missing, limit, job.eval.execute_steps, trials.add, context.check_stop)
+        _film(job, trials, context, fleet)
 
 
-def _film(job: EvalJob, trials: _Trials, context: Context) -> None:
+def _film(job: EvalJob, trials: _Trials, context: Context, pool: Pool) -> None:
     """Film some episodes, failures first; a shard films its part of them."""
     count = -(-job.eval.videos // context.shards)
     folder = f"{context.paths.results}/videos"
@@ -115,14 +117,14 @@ def _film(job: EvalJob, trials: _Trials, context: Context) -> None:
     if reason := videos.impossible(job.convention):
         log.info("no videos: %s", reason)
         return
-    with Pool(min(job.eval.workers or cores(), len(wanted))) as pool:
-        filmed = pool.map(videos.film, [(job.task, job.convention, trial) for trial in wanted])
-        for trial, video in zip(wanted, filmed, strict=True):
-            context.check_stop()
-            if isinstance(video, str):
-                context.events.emit("warning", message=f"no video of episode {trial.episode.seed}: {video}")
-            else:
-                context.storage.write(f"{folder}/{trial.episode.seed}.mp4", video)
+    filmed = pool.map(videos.film, [(job.task, job.convention, trial) for trial in wanted])
+    for trial, video in zip(wanted, filmed, strict=True):
+        context.check_stop()
+        if isinstance(video, str):
+            context.events.emit("warning", message=f"no video of episode {trial.episode.seed}: {video}")
+        else:
+            context.storage.write(f"{folder}/{trial.episode.seed}.mp4", video)
+            trials.say()
 
 
 def _seeds(job: EvalJob, data: datasets.Dataset) -> list[int]:
