@@ -16,6 +16,7 @@ import typer
 
 from pi05.errors import JobError
 from pi05.tasks import TASKS
+from pi05ctl import cli_datasets
 from pi05ctl.errors import (
     INTERRUPTED,
     CtlError,
@@ -276,7 +277,10 @@ def plot(
     run: RunArgument,
     target: TargetOption = None,
 ) -> None:
-    """Write the loss of a run's training as a picture (PNG) and print where it is."""
+    """Draw the loss of a run as a PNG file.
+
+    It prints where the file is. Runs of the full preset are drawn beside the run by hand.
+    """
     from pi05ctl import page
     from pi05ctl.plot import loss_png
 
@@ -296,6 +300,9 @@ def _copies() -> Path:
 def _say_copy(path: Path | None) -> None:
     if path is not None:
         _out(f"{path.as_uri()}\n")
+
+
+app.add_typer(cli_datasets.datasets, name="datasets")
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ A reader holds one demonstration in memory. Knows no simulator, no planner and n
 
 import io
 import logging
+import os
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ def write_block(path: Path, origin: Origin, results: Iterable[tuple[Attempt, Dem
         results: Every attempt in order, and the demonstration of each that succeeded.
     """
     attempts: list[Attempt] = []
-    unfinished = path.with_name(f".{path.name}")
+    unfinished = path.with_name(f".{path.stem}.{os.getpid()}")  # the process of a killed job may still be at work
     schema = _schema(origin.convention.cameras)
     with pyarrow.parquet.ParquetWriter(unfinished, schema, compression="none", use_dictionary=False) as writer:
         for attempt, demo in results:
@@ -107,9 +108,8 @@ def write_block(path: Path, origin: Origin, results: Iterable[tuple[Attempt, Dem
             if demo:
                 writer.write_table(_table(demo, schema), row_group_size=len(demo.actions))
     unfinished.replace(path)
-    beside = path.with_name(f".{path.stem}.json")
-    beside.write_text(_Content(origin=origin, attempts=tuple(attempts)).model_dump_json(indent=1))
-    beside.replace(path.with_suffix(".json"))
+    unfinished.write_text(_Content(origin=origin, attempts=tuple(attempts)).model_dump_json(indent=1))
+    unfinished.replace(path.with_suffix(".json"))
 
 
 def read_block(path: Path, seeds: Sequence[int], origin: Origin) -> Block | None:
