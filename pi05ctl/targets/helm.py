@@ -82,7 +82,7 @@ class Helm:
 
     def _explain(self, stderr: str) -> TargetError:
         """Return Helm's complaint as one line with Kubernetes' own reason and the remedy."""
-        return explain(_reason(stderr), self._place)
+        return explain(reason(stderr), self._place)
 
 
 def version() -> str:
@@ -90,7 +90,7 @@ def version() -> str:
     return _run(["version", "--short"], b"", lambda text: TargetError(text)).decode().strip()
 
 
-def _reason(stderr: str) -> str:
+def reason(stderr: str) -> str:
     """Return the last complaint on stderr as one line, without Helm's words around it."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
     start = next((i for i, line in enumerate(lines) if line.startswith("Error: ")), max(len(lines) - 1, 0))
