@@ -16,6 +16,7 @@ import typer
 
 from pi05.errors import JobError
 from pi05.tasks import TASKS
+from pi05ctl import cli_setup
 from pi05ctl.errors import (
     INTERRUPTED,
     CtlError,
@@ -267,6 +268,9 @@ def report_(
 
     controller = _controller(target)
     _out(page.write(controller.target, controller.find(run), time.time()) + "\n")
+
+
+app.add_typer(cli_setup.app)
 
 
 def main() -> None:
