@@ -112,6 +112,11 @@ class Records:
         self.storage.write(paths.spec, to_json(record))
         self.storage.delete(cancel_key(run.run))
 
+    def forget(self, run: str) -> None:
+        """Remove the record of a run that could not be started and never has been."""
+        for key in (RunPaths(run).spec, RunPaths(run).job):
+            self.storage.delete(key)
+
     def refuse_other(self, run: Rendered) -> None:
         """Raise UsageError when the stored run of this name is another one."""
         if self.read(run.run).digest != run.digest:
