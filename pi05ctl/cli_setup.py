@@ -4,14 +4,14 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pi05ctl.errors import TargetError, unknown
+from pi05ctl.errors import TargetError, UsageError, unknown
 
 if TYPE_CHECKING:
     from pi05ctl.doctor.finding import Finding
@@ -76,15 +76,15 @@ def _cluster(settings: "Settings", pods: bool, light: bool, timeout: float) -> "
     from pi05ctl.doctor import cluster
     from pi05ctl.doctor.finding import examine
     from pi05ctl.doctor.pods import Prober
+    from pi05ctl.targets import helm
     from pi05ctl.targets.cluster import revision
-    from pi05ctl.targets.helm import Helm, version
     from pi05ctl.targets.kubernetes import Kubernetes
 
     here = settings.cluster
     kubernetes = Kubernetes(here.context, here.namespace, patience=0)
-    site = cluster.Site(here, kubernetes, connect(here.storage), version, cluster.contexts)
+    site = cluster.Site(here, kubernetes, connect(here.storage), helm.version, cluster.contexts)
     patient = Kubernetes(here.context, here.namespace)
-    prober = Prober(here, Helm(here.context, here.namespace), patient, revision(), timeout, light)
+    prober = Prober(here, helm.Helm(here.context, here.namespace), patient, revision(), timeout, light)
     return examine([*cluster.CHECKS, *(prober.checks() if pods else ())], site, prober.stopping.set)
 
 
@@ -107,3 +107,72 @@ def _plain(finding: "Finding") -> dict[str, str]:
     """Return a finding with its check first."""
     fields = asdict(finding)
     return {"check": fields.pop("check"), **fields}
+
+
+@app.command()
+def init(
+    context: Annotated[str | None, typer.Option("--context", metavar="NAME", help="Context of the kubeconfig.")] = None,
+    namespace: Annotated[str | None, typer.Option("--namespace", metavar="NAME", help="Where runs live.")] = None,
+    storage: Annotated[
+        str | None, typer.Option("--storage", metavar="URL", help="gs://bucket/folder for all that runs write.")
+    ] = None,
+    registry: Annotated[
+        str | None, typer.Option("--registry", metavar="PREFIX", help="Images are PREFIX/pi05-{train,sim,ctl}:TAG.")
+    ] = None,
+    tag: Annotated[
+        str | None, typer.Option("--tag", metavar="TAG", help="Of the images; default: the version.")
+    ] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option("--image", metavar="NAME=IMAGE", help="One image by itself: train=..., sim=..., ctl=..."),
+    ] = None,
+    queue: Annotated[str | None, typer.Option("--queue", metavar="NAME", help="Kueue's LocalQueue.")] = None,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Ask nothing: options and defaults.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a pi05.toml that is here.")] = False,
+) -> None:
+    """Write pi05.toml for a cluster, asking for what it needs."""
+    from importlib.metadata import version
+
+    from pi05ctl import init as files
+
+    path = Path.cwd() / files.FILE
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists; --force replaces it")
+    if not yes and not sys.stdin.isatty():
+        raise UsageError("stdin is no terminal, so nothing can be asked; use -y and options (pi05ctl init --help)")
+    images = files.image_options(image or [])
+    given = files.Given(context, namespace, storage, registry, tag, images, queue)
+    known, current = _contexts()
+    answers = files.collect(given, known, current, version("pi05"), _take_default if yes else _ask)
+    written = files.write(Path.cwd(), answers, force)
+    sys.stdout.write(f"wrote {written}\nnext:\n{files.next_steps(answers)}")
+
+
+def _contexts() -> tuple[tuple[str, ...], str | None]:
+    """Return the contexts of the kubeconfig and the current one; none when there is no kubeconfig yet."""
+    from pi05ctl.doctor.cluster import contexts
+
+    try:
+        found = contexts()
+    except TargetError:
+        return (), None
+    return found.names, found.current
+
+
+def _take_default(question: str, default: str, check: Callable[[str], None]) -> str:
+    """Answer a question with its default."""
+    del question
+    check(default)
+    return default
+
+
+def _ask(question: str, default: str, check: Callable[[str], None]) -> str:
+    """Ask on stderr until the answer can be."""
+    while True:
+        answer = str(typer.prompt(question, default=default, err=True, show_default=bool(default))).strip()
+        try:
+            check(answer)
+        except UsageError as error:
+            sys.stderr.write(f"{error}\n")
+        else:
+            return answer
