@@ -2,6 +2,7 @@
 
 JobError
 ├── ConfigError     64  the job was told something impossible; permanent
+│   └── AccessError 64  a storage does not exist or does not let us in
 ├── DataError       65  a dataset, weight file or checkpoint is missing, damaged or of another convention; permanent
 ├── NotLearning     66  the loss is not finite, or never left that of predicting nothing; permanent
 └── TemporaryError  75  try again: a full disk, a run that another process is writing, an unreachable bucket
@@ -26,6 +27,10 @@ class ConfigError(JobError):
     """The job was told something impossible."""
 
     exit_code = 64
+
+
+class AccessError(ConfigError):
+    """A storage does not exist or does not let us in: an admin's matter, not that of the job's options."""
 
 
 class DataError(JobError):

@@ -29,7 +29,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from requests import RequestException
 from requests.adapters import HTTPAdapter
 
-from pi05.errors import ConfigError, DataError, TemporaryError
+from pi05.errors import AccessError, ConfigError, DataError, TemporaryError
 
 WORKERS = 16
 """Transfers at once. One stream waits for its round trips most of the time; sixteen fill the line of one machine."""
@@ -237,7 +237,7 @@ class Bucket:
             self._ahead = parsedate_to_datetime(response.headers["Date"]).timestamp() - time.time()
 
     def _must_exist(self) -> None:
-        """Raise ConfigError when there is no such bucket: it answers like an object that does not exist."""
+        """Raise AccessError when there is no such bucket: it answers like an object that does not exist."""
         if not self._known:
             next(iter(self.objects("")), None)
             self._known = True
@@ -253,7 +253,7 @@ class Bucket:
         except api.NotFound as error:
             raise self._not_found(action, _message(error)) from error
         except (api.Forbidden, api.Unauthorized) as error:
-            raise ConfigError(
+            raise AccessError(
                 f"{where}: not allowed to {action}: {_message(error)}. Required: roles/storage.objectUser on the "
                 f"bucket. As a person: {_LOGIN}; in a pod: bind its service account to that role"
             ) from error
@@ -274,21 +274,21 @@ class Bucket:
         if not listing and "bucket does not exist" not in message:
             try:
                 self._must_exist()
-            except ConfigError as error:
+            except AccessError as error:
                 return error
             return Missing(f"gs://{self.name}: could not {action}: there is no such object")
-        return ConfigError(
+        return AccessError(
             f"gs://{self.name}: there is no such bucket; make it (gcloud storage buckets create gs://{self.name}) "
             "or name another one"
         )
 
 
-def _credentials(where: str, action: str, error: Any) -> ConfigError | TemporaryError:
+def _credentials(where: str, action: str, error: Any) -> AccessError | TemporaryError:
     """Return the error of somebody whose credentials are missing or refused."""
     if getattr(error, "retryable", False):
         return TemporaryError(f"{where}: could not {action}: the credentials could not be renewed now: {error}")
     reason = " ".join(str(error).split())
-    return ConfigError(f"{where}: could not {action}: no usable credentials: {reason[:300]}; log in with: {_LOGIN}")
+    return AccessError(f"{where}: could not {action}: no usable credentials: {reason[:300]}; log in with: {_LOGIN}")
 
 
 def _message(error: Any) -> str:
