@@ -21,11 +21,12 @@ from pi05.storage.names import RunPaths, check_key
 __all__ = ["connect", "Storage", "FileStorage", "Lease", "RunPaths", "MANIFEST", "check_key", "crc32c", "disk_errors"]
 
 
-def connect(url: str) -> Storage:
+def connect(url: str, patience: float | None = None) -> Storage:
     """Return the storage of a URL, without looking whether it is there.
 
     Args:
         url: `file:///absolute/path`, `gs://bucket` or `gs://bucket/folder`.
+        patience: Seconds that a bucket may not answer before it counts as unreachable; None: long enough for jobs.
 
     Raises:
         ConfigError: The URL is not one this version can open.
@@ -33,7 +34,7 @@ def connect(url: str) -> Storage:
     if url.startswith("gs://"):
         from pi05.storage.gcs import GcsStorage  # half a second of imports that file:// does not need
 
-        return GcsStorage(url)
+        return GcsStorage(url) if patience is None else GcsStorage(url, patience)
     if url.startswith("file:"):
         return FileStorage(url)
     raise ConfigError(f"storage {url!r} is not supported; use file:///absolute/path or gs://bucket/folder")

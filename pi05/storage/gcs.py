@@ -82,6 +82,13 @@ class GcsStorage(Storage):
         found = self._matches(key, MANIFEST)
         return sorted(name for one in found if not (name := one.name.split("/")[-2]).startswith("."))
 
+    def incomplete(self, key: str) -> list[str]:
+        return sorted({*self.children(key)} - {*self.artefacts(key)})
+
+    def discard(self, key: str) -> None:
+        if self._bucket.stat(self._folder(key) + MANIFEST) is None:
+            self.delete(key)
+
     def scan(self, prefix: str, names: Iterable[str]) -> dict[str, bytes]:
         with ThreadPoolExecutor(WORKERS) as pool:
             several = pool.map(partial(self._matches, prefix), [*names])

@@ -61,6 +61,17 @@ class Storage(ABC):
         """Return the sorted names directly under a folder that are complete artefacts."""
 
     @abstractmethod
+    def incomplete(self, key: str) -> list[str]:
+        """Return the sorted names directly under a folder of artefacts that were begun, or deleted, and are not complete."""
+
+    @abstractmethod
+    def discard(self, key: str) -> None:
+        """Remove what an artefact that was never completed has left; a complete one stays.
+
+        The caller sees to it that nobody is writing it.
+        """
+
+    @abstractmethod
     def scan(self, prefix: str, names: Iterable[str]) -> dict[str, bytes]:
         """Return every object `<prefix>/*/<name>` that exists, by key, in few round trips; a name may hold `*`, too."""
 

@@ -81,8 +81,21 @@ def test_a_killed_attempt_is_not_there_and_the_next_one_succeeds(storage: FileSt
     assert process.exitcode == -signal.SIGKILL
     assert not storage.exists("datasets/a")
     assert storage.children("datasets") == []
+    assert storage.incomplete("datasets") == ["a"]
     publish(storage)
     assert storage.verify("datasets/a") == []
+
+
+def test_what_was_never_completed_is_discarded_and_nothing_else(storage: FileStorage) -> None:
+    publish(storage)
+    for name in ("b", ".c.incomplete"):  # half deleted, half made
+        (storage.path("datasets") / name).mkdir()
+    assert storage.incomplete("datasets") == ["b", "c"]
+    for name in ("a", "b", "c"):
+        storage.discard(f"datasets/{name}")
+    assert [path.name for path in storage.path("datasets").iterdir()] == ["a"]
+    assert storage.verify("datasets/a") == []
+    assert storage.incomplete("nothing") == []
 
 
 def test_damage_is_named_file_by_file(storage: FileStorage) -> None:

@@ -108,6 +108,17 @@ def test_an_artefact_is_never_overwritten_and_a_half_made_one_is_cleaned(storage
         pass
 
 
+def test_what_was_never_completed_is_discarded_and_nothing_else(storage: GcsStorage, tmp_path: Path) -> None:
+    storage.publish(make_folder(tmp_path / "a"), "datasets/a")
+    storage.write("datasets/b/x.bin", b"half")
+    assert storage.incomplete("datasets") == ["b"]
+    for name in ("a", "b", "c"):
+        storage.discard(f"datasets/{name}")
+    assert storage.children("datasets") == ["a"]
+    assert storage.verify("datasets/a") == []
+    assert storage.incomplete("datasets") == storage.incomplete("nothing") == []
+
+
 def test_an_upload_goes_on_where_the_earlier_one_ended(storage: GcsStorage, tmp_path: Path, line: Line) -> None:
     folder = make_folder(tmp_path / "a")
     storage.write("datasets/a/data/x.bin", b"12345")
