@@ -29,7 +29,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from requests import RequestException
 from requests.adapters import HTTPAdapter
 
-from pi05.errors import AccessError, ConfigError, DataError, TemporaryError
+from pi05.errors import AccessError, ConfigError, DataError, TemporaryError, Unreachable
 
 WORKERS = 16
 """Transfers at once. One stream waits for its round trips most of the time; sixteen fill the line of one machine."""
@@ -125,7 +125,7 @@ class Bucket:
                 )
             )
         if len(content) != stop - start:
-            raise TemporaryError(f"gs://{self.name}/{name}: {len(content)} of {stop - start} bytes came; try again")
+            raise Unreachable(f"gs://{self.name}/{name}: {len(content)} of {stop - start} bytes came; try again")
         return content
 
     def write(self, name: str, data: bytes, generation: int | None = None) -> int:
@@ -260,10 +260,10 @@ class Bucket:
         except (auth.DefaultCredentialsError, auth.RefreshError) as error:
             raise _credentials(where, action, error) from error
         except api.BadRequest as error:
-            kind = TemporaryError if "crc32c" in _message(error).lower() else ConfigError  # damaged on the way: again
+            kind = Unreachable if "crc32c" in _message(error).lower() else ConfigError  # damaged on the way: again
             raise kind(f"{where}: could not {action}: {_message(error)}") from error
         except _UNREACHABLE as error:
-            raise TemporaryError(
+            raise Unreachable(
                 f"{where}: could not {action} for {self._patience:.0f} s: {_message(error)}; "
                 "look whether the network and the service are up, then try again"
             ) from error
@@ -286,7 +286,7 @@ class Bucket:
 def _credentials(where: str, action: str, error: Any) -> AccessError | TemporaryError:
     """Return the error of somebody whose credentials are missing or refused."""
     if getattr(error, "retryable", False):
-        return TemporaryError(f"{where}: could not {action}: the credentials could not be renewed now: {error}")
+        return Unreachable(f"{where}: could not {action}: the credentials could not be renewed now: {error}")
     reason = " ".join(str(error).split())
     return AccessError(f"{where}: could not {action}: no usable credentials: {reason[:300]}; log in with: {_LOGIN}")
 

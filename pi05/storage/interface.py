@@ -62,7 +62,7 @@ class Storage(ABC):
 
     @abstractmethod
     def incomplete(self, key: str) -> list[str]:
-        """Return the sorted names directly under a folder of artefacts that were begun, or deleted, and are not complete."""
+        """Return the sorted names directly under a folder that were begun, or deleted, and are not complete."""
 
     @abstractmethod
     def discard(self, key: str) -> None:

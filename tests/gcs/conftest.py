@@ -105,7 +105,8 @@ class Emulator(FakeGCSServer):
     def start(self) -> None:
         """Start it, and read what it logs: it would stop at a full pipe."""
         super().start()
-        assert self._process is not None and self._process.stderr is not None
+        assert self._process is not None
+        assert self._process.stderr is not None
         self._log = self._process.stderr
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
