@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.cluster.harness.layout import BUILDAH, CACHE, REGISTRY_HOST, REPOSITORY, STATE
 from tests.cluster.harness.services import has_image
 
+NAMES = ("train", "sim", "ctl")
 BASE = f"{REGISTRY_HOST}/debian:bookworm"
 _SOURCES = {  # what an image is made from
     "all": ("images/install", "requirements/uv.txt", "pyproject.toml", "pi05"),
@@ -73,6 +74,7 @@ def build(name: str) -> str:
         print(f"cluster: building the image {name}", end="", flush=True)
         options = ["--tool", "buildah", "--base", base(), "--cpu", "--tag", image.rpartition(":")[2]]
         _run([str(REPOSITORY / "scripts/images"), *options, name])
+        shutil.rmtree(BUILDAH / "tmp")  # what uv downloaded, gigabytes that the layers hold, too
         push(image.replace(REGISTRY_HOST, "localhost"), image)
         print(f", {time.monotonic() - start:.0f} s", flush=True)
     return image
@@ -107,11 +109,11 @@ def buildah(*words: str | Path) -> None:
 
 def _run(line: list[str]) -> None:
     """Run a builder with settings of the harness's own; raise RuntimeError with its last words when it fails."""
-    done = subprocess.run(
-        line, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
+    said = STATE / "images.log"
+    with said.open("wb") as log:
+        done = subprocess.run(line, env=_environment(), stdout=log, stderr=log, check=False)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(line[:3])} ... failed:\n{done.stdout[-4000:]}")
+        raise RuntimeError(f"{' '.join(line[:3])} ... failed:\n{said.read_text(errors='replace')[-4000:]}")
 
 
 def _environment() -> dict[str, str]:

@@ -1,0 +1,76 @@
+"""Fake nodes by the hundred, for tests of scale: kwok says what a kubelet would, and nothing runs.
+
+tests/cluster/kwok/stages.yaml tells how a Pod's annotations script its end. The nodes are tainted, so only Pods that
+tolerate `kwok.x-k8s.io/node` come to them.
+"""
+
+import json
+import subprocess
+from pathlib import Path
+
+from tests.cluster.harness import binaries, pki
+from tests.cluster.harness.layout import KUBECONFIG, NODE_IP, REPOSITORY, STATE
+from tests.cluster.harness.processes import start, stop, until
+
+TAINT = "kwok.x-k8s.io/node"
+TOLERATION = {"key": TAINT, "operator": "Exists"}
+_LABEL = "pi05.dev/test-node=fake"
+_STAGES = REPOSITORY / "tests/cluster/kwok/stages.yaml"
+_PORT = 10247  # where the API server reads the logs of fake Pods
+_HAS = {"cpu": "208", "memory": "1800Gi", "ephemeral-storage": "6000Gi", "nvidia.com/gpu": "8", "pods": "110"}
+
+
+def up(nodes: int = 100, log: Path | None = None) -> None:
+    """Add fake nodes of 8 GPUs; every container of their Pods has `log` as its log."""
+    stop("kwok")
+    text = _STAGES.read_text()
+    if log:
+        text += f"---\n{json.dumps(_logs(log))}\n"
+    (STATE / "kwok.yaml").write_text(text)
+    start(
+        "kwok",
+        binaries.folder() / "kwok",
+        f"--config={STATE}/kwok.yaml",
+        f"--kubeconfig={KUBECONFIG}",
+        f"--manage-nodes-with-annotation-selector={TAINT}=fake",
+        "--node-lease-duration-seconds=40",
+        f"--node-ip={NODE_IP}",
+        f"--node-port={_PORT}",
+        f"--server-address={NODE_IP}:{_PORT}",
+        f"--tls-cert-file={pki.FOLDER}/kubelet.crt",
+        f"--tls-private-key-file={pki.FOLDER}/kubelet.key",
+    )
+    items = [_node(f"fake{number:03}") for number in range(nodes)]
+    _kubectl("apply", "-f", "-", given=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+    until("fake nodes to be ready", lambda: _ready() >= nodes, 60)
+
+
+def down() -> None:
+    """Remove the fake nodes; their Pods should be gone."""
+    _kubectl("delete", "nodes", "-l", _LABEL, "--ignore-not-found")
+    stop("kwok")
+
+
+def _node(name: str) -> dict:
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "annotations": {TAINT: "fake"}, "labels": dict([_LABEL.split("=")])},
+        "spec": {"taints": [{"key": TAINT, "value": "fake", "effect": "NoSchedule"}]},
+        "status": {"capacity": _HAS, "allocatable": _HAS},
+    }
+
+
+def _logs(path: Path) -> dict:
+    spec = {"logs": [{"logsFile": str(path), "follow": False}]}
+    return {"apiVersion": "kwok.x-k8s.io/v1alpha1", "kind": "ClusterLogs", "metadata": {"name": "all"}, "spec": spec}
+
+
+def _ready() -> int:
+    path = 'jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}'
+    return _kubectl("get", "nodes", "-l", _LABEL, "-o", path).split().count("True")
+
+
+def _kubectl(*words: str, given: str | None = None) -> str:
+    line = [str(binaries.folder() / "kubectl"), "--kubeconfig", str(KUBECONFIG), *words]
+    return subprocess.run(line, input=given, capture_output=True, text=True, check=True).stdout
