@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -56,26 +57,45 @@ def order(samples: int, batch_size: int, seed: int, step: int) -> Int[np.ndarray
 
 
 def batches(
-    dataset: Dataset, recipe: Recipe, batch_size: int, seed: int, state_noise: float, first_step: int
+    dataset: Dataset,
+    recipe: Recipe,
+    batch_size: int,
+    seed: int,
+    state_noise: float,
+    first_step: int,
+    part: slice = slice(None),
 ) -> Iterator[Samples]:
-    """Yield the samples of `first_step` and of every step after it, endlessly."""
+    """Yield the samples of `first_step` and of every step after it, endlessly.
+
+    Args:
+        dataset, recipe: What is sampled, and how it is transformed.
+        batch_size: Of the whole batch.
+        seed: Of order and noise.
+        state_noise: Standard deviation of noise on the normalised state.
+        first_step: Steps done before.
+        part: The rows of each batch that are wanted.
+    """
     step = first_step
     while True:
         rows = order(len(dataset.states), batch_size, seed, step)
-        yield _samples(dataset, recipe, rows, state_noise, np.random.Generator(_stream(seed, _NOISE, step)))
+        random = np.random.Generator(_stream(seed, _NOISE, step))
+        noise = state_noise * random.standard_normal((batch_size, dataset.states.shape[1]))
+        yield _samples(dataset, recipe, rows, noise, part)
         step += 1
 
 
-def _samples(
-    dataset: Dataset, recipe: Recipe, rows: np.ndarray, state_noise: float, random: np.random.Generator
-) -> Samples:
-    """Gather and transform; the noise disturbs only what the policy sees, never the actions it should learn."""
-    states = dataset.states[rows]
-    seen = recipe.normalise_state(states) + state_noise * random.standard_normal(states.shape)
-    actions, inside = chunks(dataset, rows, recipe.model.action_horizon)
+def _samples(dataset: Dataset, recipe: Recipe, rows: np.ndarray, noise: np.ndarray, part: slice) -> Samples:
+    """Gather and transform; the noise disturbs only what the policy sees, never the actions it should learn.
+
+    Prompts are made for the whole batch, because the longest says how long all of them are.
+    """
+    seen = recipe.normalise_state(dataset.states[rows]) + noise
+    observation = jax.tree.map(lambda array: array[part], recipe.observe(seen, {}))
+    states = dataset.states[rows[part]]
+    actions, inside = chunks(dataset, rows[part], recipe.model.action_horizon)
     encoded = recipe.encode_actions(states, actions)
     real = inside[:, :, None] & (np.arange(encoded.shape[-1]) < actions.shape[-1])
-    return Samples(recipe.observe(seen, {}), encoded, real)
+    return Samples(observation, encoded, real)
 
 
 @lru_cache(maxsize=4)
