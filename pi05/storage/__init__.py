@@ -34,7 +34,7 @@ def connect(url: str, patience: float | None = None) -> Storage:
     if url.startswith("gs://"):
         from pi05.storage.gcs import GcsStorage  # half a second of imports that file:// does not need
 
-        return GcsStorage(url) if patience is None else GcsStorage(url, patience)
+        return GcsStorage(url, patience)
     if url.startswith("file:"):
         return FileStorage(url)
     raise ConfigError(f"storage {url!r} is not supported; use file:///absolute/path or gs://bucket/folder")

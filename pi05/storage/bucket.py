@@ -83,11 +83,11 @@ class Bucket:
 
     Args:
         name: Its name.
-        patience: Seconds that an operation is repeated.
+        patience: Seconds that an operation is repeated; None: PATIENCE.
     """
 
-    def __init__(self, name: str, patience: float = PATIENCE) -> None:
-        self.name, self._patience = name, patience
+    def __init__(self, name: str, patience: float | None = None) -> None:
+        self.name, self._patience = name, PATIENCE if patience is None else patience
         self._lock = threading.Lock()
         self._opened: Any = None
         self._known = False  # whether the bucket has answered once

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from pi05.errors import ConfigError, DataError
 from pi05.storage import artefact, lease, transfer
 from pi05.storage.artefact import MANIFEST, Entry, disk_errors
-from pi05.storage.bucket import PATIENCE, WORKERS, Bucket, Conflict, Missing, Object
+from pi05.storage.bucket import WORKERS, Bucket, Conflict, Missing, Object
 from pi05.storage.interface import Lease, Storage
 from pi05.storage.names import check_key
 
@@ -33,13 +33,13 @@ class GcsStorage(Storage):
 
     Args:
         url: `gs://bucket` or `gs://bucket/folder`.
-        patience: Seconds that an operation is repeated before the bucket counts as unreachable.
+        patience: Seconds that an operation is repeated before the bucket counts as unreachable; None: PATIENCE.
 
     Raises:
         ConfigError: The URL is not of that form.
     """
 
-    def __init__(self, url: str, patience: float = PATIENCE) -> None:
+    def __init__(self, url: str, patience: float | None = None) -> None:
         parts = urlsplit(url)
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", parts.netloc) or parts.query or parts.fragment:
             raise ConfigError(f"storage {url!r} is not supported; use gs://bucket or gs://bucket/folder")

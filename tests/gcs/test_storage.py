@@ -292,16 +292,7 @@ def test_a_folder_of_another_user_is_not_trusted(monkeypatch: pytest.MonkeyPatch
 # ---- Leases ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seconds instead of a minute."""
-    monkeypatch.setattr(leases, "TTL", 3.0)
-    monkeypatch.setattr(leases, "BEAT", 0.5)
-    monkeypatch.setattr(leases, "_POLL", 0.2)
-
-
-def test_a_run_has_one_writer(storage: GcsStorage, quick: None) -> None:
-    del quick
+def test_a_run_has_one_writer(storage: GcsStorage) -> None:
     assert not storage.leased("runs/r/lease")
     with storage.lease("runs/r/lease") as held:
         assert storage.leased("runs/r/lease")
@@ -326,8 +317,7 @@ def _hold(url: str, held: Event) -> None:
         time.sleep(60)
 
 
-def test_a_killed_holder_is_followed_when_its_lease_expires(storage: GcsStorage, quick: None) -> None:
-    del quick
+def test_a_killed_holder_is_followed_when_its_lease_expires(storage: GcsStorage) -> None:
     context = multiprocessing.get_context("spawn")
     held = context.Event()
     process = context.Process(target=_hold, args=(storage.url, held))
@@ -341,9 +331,8 @@ def test_a_killed_holder_is_followed_when_its_lease_expires(storage: GcsStorage,
         assert 1 < time.monotonic() - start < 6
 
 
-def test_a_holder_that_slept_notices_before_it_writes(storage: GcsStorage, tmp_path: Path, quick: None) -> None:
+def test_a_holder_that_slept_notices_before_it_writes(storage: GcsStorage, tmp_path: Path) -> None:
     """A frozen process (SIGSTOP, a suspended machine) comes back to a lease that another has taken."""
-    del quick
     context = multiprocessing.get_context("spawn")
     held = context.Event()
     woken, report = tmp_path / "woken", tmp_path / "report"
@@ -375,9 +364,8 @@ def _write_late(url: str, held: Event, woken: Path, report: Path) -> None:
 
 
 def test_a_holder_that_was_cut_off_keeps_its_lease_when_nobody_took_it(
-    url: str, line: Line, monkeypatch: pytest.MonkeyPatch, quick: None
+    url: str, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    del quick
     storage = GcsStorage(url, patience=0.5)
     with storage.lease("runs/r/lease") as held:
         line.cut()
@@ -389,8 +377,7 @@ def test_a_holder_that_was_cut_off_keeps_its_lease_when_nobody_took_it(
         assert storage.leased("runs/r/lease")
 
 
-def test_a_deleted_run_stops_its_holder(storage: GcsStorage, quick: None) -> None:
-    del quick
+def test_a_deleted_run_stops_its_holder(storage: GcsStorage) -> None:
     with storage.lease("runs/r/lease") as held:
         connect(storage.url).delete("runs/r")
         time.sleep(2)
