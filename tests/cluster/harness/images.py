@@ -1,5 +1,6 @@
 """Images for the node: all are pushed to the cluster's registry, and containerd pulls them from there."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -69,14 +70,16 @@ def _mirror() -> str:
 def build(name: str) -> str:
     """Return the name of an image of images/, of the code as it is now, built and pushed unless the registry has it."""
     image = f"{REGISTRY_HOST}/pi05-{name}:{_digest(name)}"
-    if not has_image(image):
-        start = time.monotonic()
-        print(f"cluster: building the image {name}", end="", flush=True)
-        options = ["--tool", "buildah", "--base", base(), "--cpu", "--tag", image.rpartition(":")[2]]
-        _run([str(REPOSITORY / "scripts/images"), *options, name])
-        shutil.rmtree(BUILDAH / "tmp")  # what uv downloaded, gigabytes that the layers hold, too
-        push(image.replace(REGISTRY_HOST, "localhost"), image)
-        print(f", {time.monotonic() - start:.0f} s", flush=True)
+    with (CACHE / "images.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two builds at a time get in each other's way
+        if not has_image(image):
+            start = time.monotonic()
+            print(f"cluster: building the image {name}", end="", flush=True)
+            options = ["--tool", "buildah", "--base", base(), "--cpu", "--tag", image.rpartition(":")[2]]
+            _run([str(REPOSITORY / "scripts/images"), *options, name])
+            shutil.rmtree(BUILDAH / "tmp")  # what uv downloaded, gigabytes that the layers hold, too
+            push(image.replace(REGISTRY_HOST, "localhost"), image)
+            print(f", {time.monotonic() - start:.0f} s", flush=True)
     return image
 
 
