@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 from tests.cluster.harness import binaries, cluster, images, machine, processes
 
@@ -16,8 +17,8 @@ def main() -> int:
     for command in (up, down, status, env):
         commands.add_parser(command.__name__, help=command.__doc__).set_defaults(do=lambda _, do=command: do())
     build = commands.add_parser("images", help=build_images.__doc__)
-    build.add_argument("names", nargs="*", choices=[*images.NAMES, []], default=images.NAMES)
-    build.set_defaults(do=lambda given: build_images(given.names))
+    build.add_argument("names", nargs="*", type=image, metavar=" | ".join(images.NAMES))
+    build.set_defaults(do=lambda given: build_images(given.names or images.NAMES))
     given = parser.parse_args()
     try:
         return given.do(given)
@@ -61,7 +62,14 @@ def env() -> int:
     return 0
 
 
-def build_images(names: list[str]) -> int:
+def image(name: str) -> str:
+    """Return a name that images/ has; argparse words the refusal."""
+    if name not in images.NAMES:
+        raise argparse.ArgumentTypeError(f"unknown image {name}; there are {', '.join(images.NAMES)}")
+    return name
+
+
+def build_images(names: Sequence[str]) -> int:
     """Build and push images of the code as it is, and print their names."""
     for name in names:
         print(f"{name} = {images.build(name)!r}", flush=True)
