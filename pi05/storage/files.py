@@ -146,6 +146,11 @@ class FileStorage(Storage):
             raise artefact.unusable(f"{self.url}/{key}", problems)
         return self.path(key)
 
+    def fetch(self, key: str, folder: Path) -> None:
+        source = self.open(key)
+        with disk_errors(f"copying {key} to {folder}"), artefact.placed(folder) as part:
+            shutil.copytree(source, part, dirs_exist_ok=True)
+
     def scratch(self, key: str) -> Path:
         return self.path(key)
 

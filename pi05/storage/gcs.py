@@ -148,8 +148,20 @@ class GcsStorage(Storage):
             raise artefact.unusable(f"{self.url}/{key}", [str(error)]) from error
         target = self._cache(f"artefacts/{check_key(key)}@{version}")
         if not transfer.complete(target, files):
-            self._fetch(key, files, target)
+            shutil.rmtree(_made(target.parent) / target.name, ignore_errors=True)
+            try:
+                self._fetch(key, files, target)
+            except OSError:  # its place is taken
+                if not transfer.complete(target, files):  # and not by another process that was faster
+                    raise
         return target
+
+    def fetch(self, key: str, folder: Path) -> None:
+        try:
+            files, _ = transfer.manifest(self._bucket, self._folder(key))
+        except DataError as error:
+            raise artefact.unusable(f"{self.url}/{key}", [str(error)]) from error
+        self._fetch(key, files, folder)
 
     def scratch(self, key: str) -> Path:
         return self._cache(f"scratch/{check_key(key)}")
@@ -218,19 +230,14 @@ class GcsStorage(Storage):
     def _cache(self, name: str) -> Path:
         return _local() / self._bucket.name / f"{self._prefix}{name}"
 
-    def _fetch(self, key: str, files: dict[str, Entry], target: Path) -> None:
+    def _fetch(self, key: str, files: dict[str, Entry], folder: Path) -> None:
         """Download an artefact beside its place and move it there when every checksum agrees."""
         if problems := self.verify(key):
             raise artefact.unusable(f"{self.url}/{key}", problems)
-        with disk_errors(f"fetching {key}"):
-            part = _made(target.parent) / f".{target.name}.{uuid.uuid4().hex[:8]}"
-            try:
-                if problems := transfer.download(self._bucket, self._folder(key), files, part):
-                    raise artefact.unusable(f"{self.url}/{key}", problems)
-                shutil.rmtree(target, ignore_errors=True)
-                _place(part, target, files)
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
+        with disk_errors(f"fetching {key}"), artefact.placed(folder) as part:
+            if problems := transfer.download(self._bucket, self._folder(key), files, part):
+                raise artefact.unusable(f"{self.url}/{key}", problems)
+            (part / MANIFEST).write_bytes(artefact.dump_manifest(files))
 
 
 def _local() -> Path:
@@ -251,15 +258,6 @@ def _made(folder: Path) -> Path:
         raise ConfigError(f"{root} belongs to another user; remove it, or set TMPDIR to a folder of your own")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _place(part: Path, target: Path, files: dict[str, Entry]) -> None:
-    """Give a verified folder its name, unless another process has been faster."""
-    try:
-        part.rename(target)
-    except OSError:
-        if not transfer.complete(target, files):
-            raise
 
 
 def _keep(path: Path, content: bytes) -> None:

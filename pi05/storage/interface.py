@@ -103,6 +103,15 @@ class Storage(ABC):
         """Return a local folder with an artefact, verified, to be read only; raise DataError naming each bad file."""
 
     @abstractmethod
+    def fetch(self, key: str, folder: Path) -> None:
+        """Copy an artefact, verified, manifest included, into a folder that does not exist or is empty.
+
+        Raises:
+            DataError: The artefact is damaged; every bad file is named, and the folder is not made.
+            TemporaryError: The disk is full, or the storage cannot be reached.
+        """
+
+    @abstractmethod
     def scratch(self, key: str) -> Path:
         """Return a local folder for intermediate files; on file:// it is `key` itself, so that a restart finds them."""
 
