@@ -11,6 +11,7 @@ os.environ["XLA_FLAGS"] = (
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -94,9 +95,8 @@ class Around:
     def stopping(self) -> bool:
         return self.stop_after is not None and max(self.losses, default=0) + 1 >= self.stop_after
 
-    def check_stop(self) -> None:
-        if self.stopping:
-            raise Stopped("asked to")
+    def stop(self) -> NoReturn:
+        raise Stopped("asked to")
 
 
 @pytest.fixture(scope="session", autouse=True)
