@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,7 @@ import typer
 from pi05ctl.errors import TargetError, UsageError, unknown
 
 if TYPE_CHECKING:
+    from pi05ctl import gc as collector
     from pi05ctl.doctor.finding import Finding
     from pi05ctl.settings import Settings
 
@@ -25,6 +27,8 @@ TargetOption = Annotated[
     typer.Option("--target", metavar="NAME", help="Of this target: local or cluster; its default is in pi05.toml."),
 ]
 OutputOption = Annotated[Output, typer.Option("-o", "--output", help="Form of the output.")]
+_PATIENCE = 5.0
+"""Seconds that doctor waits for a bucket."""
 _COLOURS = {"ok": "32", "warning": "33", "missing": "1;31"}
 
 
@@ -82,7 +86,7 @@ def _cluster(settings: "Settings", pods: bool, light: bool, timeout: float) -> "
 
     here = settings.cluster
     kubernetes = Kubernetes(here.context, here.namespace, patience=0)
-    site = cluster.Site(here, kubernetes, connect(here.storage), helm.version, cluster.contexts)
+    site = cluster.Site(here, kubernetes, connect(here.storage, _PATIENCE), helm.version, cluster.contexts)
     patient = Kubernetes(here.context, here.namespace)
     prober = Prober(here, helm.Helm(here.context, here.namespace), patient, revision(), timeout, light)
     return examine([*cluster.CHECKS, *(prober.checks() if pods else ())], site, prober.stopping.set)
@@ -148,13 +152,49 @@ def init(
     sys.stdout.write(f"wrote {written}\nnext:\n{files.next_steps(answers)}")
 
 
+@app.command()
+def gc(
+    older: Annotated[str, typer.Option("--older-than", metavar="AGE", help="Of runs that ended so long ago.")] = "7d",
+    unfinished: Annotated[
+        bool,
+        typer.Option("--unfinished", help="Intermediate files of failed and cancelled runs, too: resume uses them."),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it and remove nothing.")] = False,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
+    output: OutputOption = "text",
+    target: TargetOption = None,
+) -> None:
+    """Remove what ended runs have left behind.
+
+    Releases and Jobs in the cluster, intermediate files and broken uploads in storage; never a dataset, checkpoint,
+    result, record or log.
+    """
+    from pi05ctl import gc as collector
+
+    rules = collector.Rules(time.time(), collector.seconds(older), unfinished)
+    place, cluster = _target(target)
+    found = collector.survey(place, cluster, rules)
+    for line in found.left:
+        sys.stderr.write(f"stays: {line}\n")
+    removed: list[tuple[collector.Leftover, str]] = []
+    if dry_run or not found.leftovers:
+        removed = [(leftover, "dry run") for leftover in found.leftovers]
+    else:
+        _confirm([_leftover(one) for one in found.leftovers], yes)
+        removed = list(collector.remove(place, cluster, found.leftovers, time.sleep))
+    _print_removed(removed, found.left, dry_run, output)
+    if not dry_run and any(why for _, why in removed):
+        raise TargetError(f"{sum(bool(why) for _, why in removed)} of {len(removed)} could not be removed")
+
+
 def _contexts() -> tuple[tuple[str, ...], str | None]:
     """Return the contexts of the kubeconfig and the current one; none when there is no kubeconfig yet."""
     from pi05ctl.doctor.cluster import contexts
 
     try:
         found = contexts()
-    except TargetError:
+    except TargetError as error:
+        sys.stderr.write(f"no context to choose from: {error}\n")
         return (), None
     return found.names, found.current
 
@@ -169,10 +209,61 @@ def _take_default(question: str, default: str, check: Callable[[str], None]) -> 
 def _ask(question: str, default: str, check: Callable[[str], None]) -> str:
     """Ask on stderr until the answer can be."""
     while True:
-        answer = str(typer.prompt(question, default=default, err=True, show_default=bool(default))).strip()
+        sys.stderr.write(f"{question} [{default}]: " if default else f"{question}: ")
+        sys.stderr.flush()
+        line = sys.stdin.readline()
+        if not line:
+            raise typer.Abort
+        answer = line.strip() or default
         try:
             check(answer)
         except UsageError as error:
             sys.stderr.write(f"{error}\n")
         else:
             return answer
+
+
+def _target(name: str | None) -> "tuple[collector.Target, collector.Cluster | None]":
+    """Return a target, and the cluster if it is one."""
+    from pi05ctl.controller import Controller
+
+    target = Controller(_settings(), name).target
+    if target.name != "cluster":
+        return target, None
+    from pi05ctl.targets.cluster import ClusterTarget
+
+    assert isinstance(target, ClusterTarget)
+    return target, target
+
+
+def _confirm(lines: list[str], yes: bool) -> None:
+    """Ask whether it shall be done; without a terminal only -y says so."""
+    if yes:
+        return
+    for line in lines:
+        sys.stderr.write(f"would remove: {line}\n")
+    if not sys.stdin.isatty():
+        raise UsageError("stdin is no terminal, so nobody can be asked; -y removes it, --dry-run shows it")
+    sys.stderr.write(f"remove these {len(lines)}? [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise typer.Abort
+
+
+def _leftover(one: "collector.Leftover") -> str:
+    return f"{one.run}  {one.state}  {one.what}" if one.run else f"{one.state}  {one.what}"
+
+
+def _print_removed(
+    removed: "list[tuple[collector.Leftover, str]]", left: tuple[str, ...], dry_run: bool, output: str
+) -> None:
+    """Print what was removed, or would be, and what could not."""
+    if output == "json":
+        rows = [{**asdict(one), "removed": not why, "why": why} for one, why in removed]
+        sys.stdout.write(json.dumps({"leftovers": rows, "left": left}, indent=1, ensure_ascii=False) + "\n")
+        return
+    for one, why in removed:
+        word = "would remove" if dry_run else "could not remove" if why else "removed"
+        sys.stdout.write(f"{word}: {_leftover(one)}{f' ({why})' if why and not dry_run else ''}\n")
+    if not removed:
+        sys.stderr.write("nothing to remove\n")

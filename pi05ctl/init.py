@@ -99,7 +99,7 @@ def collect(given: Given, known: Sequence[str], current: str | None, version: st
         check(option)
         return option
 
-    contexts = f"context ({', '.join(known)})" if known else "context (there is no kubeconfig here yet; empty: any)"
+    contexts = f"context ({', '.join(known)})" if known else "context (empty: whichever is current)"
     return Answers(
         context=answer(given.context, contexts, current or "", lambda name: check_context(name, known)) or None,
         namespace=answer(given.namespace, "namespace", DEFAULT.namespace, lambda name: _check(namespace=name)),

@@ -1,5 +1,6 @@
 """What a run in a cluster depends on, seen from here: settings, Helm, the cluster, the bucket, the base weights."""
 
+import os
 import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -82,7 +83,7 @@ def contexts() -> Contexts:
 
     config: Any = kubernetes.config
     try:
-        found, active = config.list_kube_config_contexts()
+        found, active = config.list_kube_config_contexts(os.environ.get("KUBECONFIG") or None)
     except config.ConfigException as error:
         raise TargetError(
             f"there is no kubeconfig to be read ({error}); set KUBECONFIG to your cluster's file, or fetch one "

@@ -169,7 +169,15 @@ class ClusterTarget:
 
     def forget(self, run: str) -> None:
         """Remove what an ended run has in the cluster; what it wrote stays."""
-        self.helm.uninstall(run)
+        release = self.helm.find(run)
+        if release is not None and release.ours:
+            self.helm.uninstall(run)
+        self.kubernetes.remove(run)
+
+    def installed(self) -> dict[str, float]:
+        """Return when the release or Job of each run and probe that the cluster has was made."""
+        found = {_run(job): _created(job) for job in self.kubernetes.jobs()}
+        return found | {release.name: release.updated for release in self.helm.releases()}
 
     def _refuse_placeholders(self) -> None:
         """Raise UsageError when a setting still is a placeholder."""
