@@ -184,6 +184,20 @@ def namespace(request, cluster, tmp_path_factory) -> Iterator[str]:
     cluster.kubectl("delete", "namespace", name, "--timeout=120s")
 
 
+@pytest.fixture(scope="module")
+def run(cluster, namespace) -> Callable[..., str]:
+    """Apply objects and a Job; return what its Pods printed, all together."""
+
+    def run(job: dict[str, Any], *objects: dict[str, Any]) -> str:
+        name = job["metadata"]["name"]
+        cluster.apply(*objects, job)
+        words = ("--namespace", namespace, "wait", f"job/{name}", "--for=condition=complete", "--timeout=600s")
+        cluster.kubectl(*words)
+        return cluster.kubectl("--namespace", namespace, "logs", "--selector", f"name={name}", "--tail=-1")
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def built(request, cluster) -> dict[str, str]:
     """The images of images/, of the code as it is, in the registry; by name."""

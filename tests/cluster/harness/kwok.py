@@ -6,7 +6,8 @@ tolerate `kwok.x-k8s.io/node` come to them.
 
 import json
 import subprocess
-from pathlib import Path
+from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from tests.cluster.harness import binaries, pki
 from tests.cluster.harness.layout import KUBECONFIG, NODE_IP, REPOSITORY, STATE
@@ -14,18 +15,19 @@ from tests.cluster.harness.processes import start, stop, until
 
 TAINT = "kwok.x-k8s.io/node"
 TOLERATION = {"key": TAINT, "operator": "Exists"}
-_LABEL = "pi05.dev/test-node=fake"
+LABEL = "pi05.dev/test-node"
 _STAGES = REPOSITORY / "tests/cluster/kwok/stages.yaml"
+_LOG = STATE / "fake.log"
 _PORT = 10247  # where the API server reads the logs of fake Pods
 _HAS = {"cpu": "208", "memory": "1800Gi", "ephemeral-storage": "6000Gi", "nvidia.com/gpu": "8", "pods": "110"}
 
 
-def up(nodes: int = 100, log: Path | None = None) -> None:
-    """Add fake nodes of 8 GPUs; every container of their Pods has `log` as its log."""
+def up(nodes: int = 100, log: Sequence[str] = ()) -> None:
+    """Add fake nodes of 8 GPUs; every container of their Pods has these lines as its log."""
     stop("kwok")
-    text = _STAGES.read_text()
-    if log:
-        text += f"---\n{json.dumps(_logs(log))}\n"
+    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    _LOG.write_text("".join(f"{now} stdout F {line}\n" for line in log))  # as containerd writes it
+    text = f"{_STAGES.read_text()}---\n{json.dumps(_logs())}\n"
     (STATE / "kwok.yaml").write_text(text)
     start(
         "kwok",
@@ -47,7 +49,7 @@ def up(nodes: int = 100, log: Path | None = None) -> None:
 
 def down() -> None:
     """Remove the fake nodes; their Pods should be gone."""
-    _kubectl("delete", "nodes", "-l", _LABEL, "--ignore-not-found")
+    _kubectl("delete", "nodes", "-l", f"{LABEL}=fake", "--ignore-not-found")
     stop("kwok")
 
 
@@ -55,20 +57,20 @@ def _node(name: str) -> dict:
     return {
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": {"name": name, "annotations": {TAINT: "fake"}, "labels": dict([_LABEL.split("=")])},
+        "metadata": {"name": name, "annotations": {TAINT: "fake"}, "labels": {LABEL: "fake"}},
         "spec": {"taints": [{"key": TAINT, "value": "fake", "effect": "NoSchedule"}]},
         "status": {"capacity": _HAS, "allocatable": _HAS},
     }
 
 
-def _logs(path: Path) -> dict:
-    spec = {"logs": [{"logsFile": str(path), "follow": False}]}
+def _logs() -> dict:
+    spec = {"logs": [{"logsFile": str(_LOG), "follow": False}]}
     return {"apiVersion": "kwok.x-k8s.io/v1alpha1", "kind": "ClusterLogs", "metadata": {"name": "all"}, "spec": spec}
 
 
 def _ready() -> int:
     path = 'jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}'
-    return _kubectl("get", "nodes", "-l", _LABEL, "-o", path).split().count("True")
+    return _kubectl("get", "nodes", "-l", f"{LABEL}=fake", "-o", path).split().count("True")
 
 
 def _kubectl(*words: str, given: str | None = None) -> str:
