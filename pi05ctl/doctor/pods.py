@@ -123,7 +123,7 @@ class Prober:
                 return facts
             if facts.phase == "pending" and facts.why.startswith(_HOPELESS):
                 return facts
-            if facts.phase in ("pending", "queued") and waited >= _ROOM:
+            if waited >= _ROOM and _has_no_room(facts):
                 return facts
             if waited >= self.timeout or self.stopping.wait(_POLL):
                 return facts
@@ -145,11 +145,16 @@ class Prober:
             return _found(image, self.cluster.storage, facts)
         if facts.phase == "failed":
             return Finding("missing", f"{image}: {facts.why}", facts.remedy)
-        if facts.phase == "queued" or _busy(facts.why):
+        if facts.phase == "queued" or (_has_no_room(facts) and _busy(facts.why)):
             remedy = "try again when there is room, or with --light, which asks for little and no GPU"
             return Finding("warning", f"{image}: not tried out, it waits for room: {facts.why}", remedy)
-        if facts.phase == "pending" and facts.why:
-            return Finding("missing", f"{image}: {facts.why}", _remedy(facts))
+        if _has_no_room(facts):
+            remedy = (
+                "no node will do: lower what [cluster.train] and so on ask for, or correct node_selector, tolerations"
+            )
+            return Finding("missing", f"{image}: {facts.why}", remedy)
+        if facts.phase == "pending" and facts.why.startswith(_HOPELESS):
+            return Finding("missing", f"{image}: {facts.why}", facts.remedy)
         doing = f"{facts.phase}: {facts.why}" if facts.why else facts.phase
         return Finding("missing", f"{image}: not done after {self.timeout:.0f} s, {doing}", "--timeout gives it longer")
 
@@ -183,12 +188,11 @@ def _found(image: str, storage: str, facts: Facts) -> Finding:
     return Finding("ok", text)
 
 
+def _has_no_room(facts: Facts) -> bool:
+    """Return whether a probe is not started until there is room for it."""
+    return facts.phase == "queued" or (facts.phase == "pending" and facts.why.startswith("Unschedulable"))
+
+
 def _busy(why: str) -> bool:
     """Return whether the scheduler says that others use what a pod asks for, and not that no node will ever do."""
     return "No preemption victims" in why or ("Insufficient" in why and "Preemption is not helpful" not in why)
-
-
-def _remedy(facts: Facts) -> str:
-    if facts.why.startswith("Unschedulable"):
-        return "no node will do: lower what [cluster.train], ... ask for, or correct node_selector and tolerations"
-    return facts.remedy

@@ -441,11 +441,9 @@ def prober(answering: Answering, **fields) -> pods.Prober:
             "missing",
             "not done after 60 s, starting: Pulling: Pulling image x",
         ),
-        (
-            [{"job": {"metadata": {"name": "r"}, "spec": {"suspend": True}}}],
-            "warning",
-            "waits for room: its Job is suspended",
-        ),
+        ([{}], "missing", "not done after 60 s, pending: waits for its pods"),
+        ([{}, {}, {}, {}, complete()], "ok", "starts and reaches"),
+        ([SUSPENDED], "warning", "waits for room: its Job is suspended"),
     ],
 )
 def test_a_probe_says_what_a_pod_says_and_is_removed(moments, state, text):
