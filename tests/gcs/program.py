@@ -10,9 +10,7 @@ from pi05.config import EvalJob, TrainJob
 from pi05.errors import DataError
 from pi05.jobs import output, runtime, status
 from pi05.jobs.runtime import Context
-from pi05.jobs.train import train
 from pi05.storage import bucket, lease
-from pi05.training import saving
 
 
 def work(job: EvalJob, context: Context) -> None:
@@ -41,7 +39,11 @@ if __name__ == "__main__":
     runtime.TERMINATION_LOG = Path(sys.argv.pop(1))
     output.PERIOD, status.PERIOD = 0.5, 0.5
     lease.TTL, lease.BEAT = 3.0, 0.5
-    bucket.PATIENCE, saving._LONGEST_PAUSE = 1.0, 1.0
+    bucket.PATIENCE = 1.0
     if action == "train":
+        from pi05.jobs.train import train  # the other actions need no JAX
+        from pi05.training import saving
+
+        saving._LONGEST_PAUSE = 1.0
         runtime.main(TrainJob, train)
     runtime.main(EvalJob, work)

@@ -13,7 +13,7 @@ import pytest
 from pi05.events import Event, parse
 from pi05.storage import RunPaths
 from pi05.storage.gcs import GcsStorage
-from tests.gcs.conftest import Line
+from tests.gcs.emulator import Line
 
 ROOT = Path(__file__).parents[2]
 RUN = "eval-pushcube-111111"

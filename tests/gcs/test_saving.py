@@ -13,7 +13,7 @@ from pi05.events import Event, EventWriter, parse
 from pi05.storage import RunPaths, Storage, connect
 from pi05.storage.gcs import GcsStorage
 from pi05.training import checkpoint, saving
-from tests.gcs.conftest import Line
+from tests.gcs.emulator import Line
 
 PATHS = RunPaths("train-pushcube-000000")
 

@@ -19,7 +19,7 @@ from pi05.storage import MANIFEST, connect, gcs, transfer
 from pi05.storage import bucket as buckets
 from pi05.storage import lease as leases
 from pi05.storage.gcs import GcsStorage
-from tests.gcs.conftest import Emulator, Line
+from tests.gcs.emulator import Emulator, Line
 
 
 def make_folder(folder: Path, size: int = 5) -> Path:

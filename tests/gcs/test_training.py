@@ -19,7 +19,7 @@ from pi05.events import Event, parse
 from pi05.storage import RunPaths, connect
 from pi05.storage.gcs import GcsStorage
 from pi05.training import checkpoint
-from tests.gcs.conftest import Emulator, Line, new_bucket
+from tests.gcs.emulator import Emulator, Line, new_bucket
 
 ROOT = Path(__file__).parents[2]
 PATHS = RunPaths("train-pushcube-222222")
