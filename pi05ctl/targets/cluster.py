@@ -135,7 +135,7 @@ class ClusterTarget:
     def _all_files(self) -> tuple[dict[str, bytes], list[str]]:
         """Return the records of all runs; a complaint instead when the bucket cannot be read."""
         try:
-            return self.storage.scan("runs", records.NAMES), []
+            return self._records.all_files(), []
         except JobError as error:
             return {}, [f"{error} (shown is what the cluster alone knows)"]
 
