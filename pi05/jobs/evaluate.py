@@ -39,7 +39,8 @@ def evaluate(job: EvalJob, context: Context) -> None:
         episodes = _Episodes(context, f"{context.paths.work}/{header.checkpoint or header.policy}", seeds)
         _roll_out(job, header.limit, actor, episodes, context)
         result = header.model_copy(update={"episodes": episodes.ordered()})
-        context.storage.write(key, result.model_dump_json().encode())
+        content = result.model_dump_json().encode()
+        context.insist(lambda: context.storage.write(key, content))
         context.storage.delete(context.paths.work)
     context.events.emit("result", metrics=summary(result.episodes))
 
@@ -63,7 +64,8 @@ class _Episodes:
 
     def add(self, episode: Episode) -> None:
         """Keep one episode and say so."""
-        self._context.storage.write(self._key(episode.seed), episode.model_dump_json().encode())
+        key, content = self._key(episode.seed), episode.model_dump_json().encode()
+        self._context.insist(lambda: self._context.storage.write(key, content))
         self._done[episode.seed] = episode
         rate = sum(one.success_once for one in self._done.values()) / len(self._done)
         self._context.events.emit(
