@@ -19,6 +19,8 @@ from pi05.model import tree
 
 _SHOWN = 5
 """Leaves named in an error; the rest are counted."""
+_PIECE = 2**26
+"""Bytes of one piece of an array that is written from the host."""
 
 
 def checkpointer() -> ocp.Checkpointer:
@@ -30,10 +32,23 @@ def checkpointer() -> ocp.Checkpointer:
     return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone)
 
 
+def save(folder: Path, content: Any) -> None:
+    """Write a tree of arrays to `folder`, which must not exist.
+
+    Arrays on devices are cut as they are sharded; whole ones on the host are cut, too, so that who reads a part of one
+    does not have to read all of it.
+    """
+
+    def pieces(array: Any) -> ocp.SaveArgs:
+        return ocp.SaveArgs(chunk_byte_size=_PIECE if isinstance(array, np.ndarray) else None)
+
+    with checkpointer() as orbax:
+        orbax.save(folder.absolute(), args=ocp.args.PyTreeSave(content, save_args=jax.tree.map(pieces, content)))
+
+
 def write(folder: Path, params: tree.Params) -> None:
     """Write parameters to `folder`, which must not exist, in the form of a released checkpoint."""
-    with checkpointer() as orbax:
-        orbax.save(folder.absolute(), {"params": params})
+    save(folder, {"params": params})
 
 
 def read(folder: Path, config: ModelConfig, sharding: Mapping[str, Any] | None = None) -> dict[str, jax.Array]:

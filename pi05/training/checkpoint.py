@@ -80,8 +80,7 @@ def save(stage: AbstractContextManager[Path], state: TrainState, recipe: Recipe,
         return
     with stage as folder:
         weights.write(folder / "params", training.policy_params(state))
-        with weights.checkpointer() as orbax:
-            orbax.save((folder / "train_state").absolute(), _beside_params(state))
+        weights.save(folder / "train_state", _beside_params(state))
         stats.write(folder / "assets" / ASSET_ID, recipe.stats)
         (folder / TOKENIZER).write_bytes(recipe.tokenizer.model)
         (folder / META).write_text(meta.model_dump_json(indent=1))

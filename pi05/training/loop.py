@@ -68,6 +68,8 @@ class Training:
             saving.saver(around, train.keep_every, train.steps) as saver,
         ):
             for done, batch in zip(range(first + 1, train.steps + 1), ahead, strict=False):
+                if done == first + 1:
+                    processes.compile_together(step_function, state, batch)
                 state, values = step_function(state, batch)
                 metrics.add(values)
                 stops = processes.any_stops(around.stopping, done)

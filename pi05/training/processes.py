@@ -7,6 +7,7 @@ code of "try again": waiting for it would last for ever.
                  process 0                    process 1
     join         serves the coordinator  <->  connects to it       10 minutes' patience, then TemporaryError
     check_same   digest of the job       <->  digest of the job
+    compile      the step                <->  the step             however long either takes
     steps        all-reduce over the devices of both; every STOP_EVERY steps: was anybody told to stop?
     save         writes what is gathered      takes part in gathering
     leave        waits until all have come this far
@@ -18,6 +19,7 @@ import hashlib
 import logging
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
@@ -103,6 +105,8 @@ class Company:
         address = self.coordinator or ""
         if not address.rpartition(":")[0] or not address.rpartition(":")[2].isdecimal():
             raise ConfigError(f"--coordinator {address!r} is not HOST:PORT")
+        if self.process == 0:
+            _check_free(int(address.rpartition(":")[2]))
         # Its handler of SIGTERM would replace ours.
         jax.config.update("jax_enable_preemption_service", False)
         try:
@@ -194,6 +198,13 @@ def any_stops(stopping: bool, step: int) -> bool:
     return step % STOP_EVERY == 0 and bool(_all(np.array(stopping)).any())
 
 
+def compile_together(function: Any, *arguments: Any) -> None:
+    """Compile a jitted function and wait until all have: devices that meet for the first time wait for 30 s only."""
+    if jax.process_count() > 1:
+        function.lower(*arguments).compile()
+        wait_for_all()
+
+
 def wait_for_all() -> None:
     """Return when every process has come here."""
     _all(np.array(True))
@@ -236,6 +247,19 @@ def _same(group: list[jax.Array]) -> list[jax.Array]:
 def _all(value: np.ndarray) -> np.ndarray:
     """Return the value of every process, stacked; waits for all of them."""
     return np.asarray(multihost_utils.process_allgather(value)).reshape(jax.process_count(), *value.shape)
+
+
+def _check_free(port: int) -> None:
+    """Raise TemporaryError when the coordinator cannot listen on a port; JAX may crash instead of saying so."""
+    try:
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+    except OSError as error:
+        raise TemporaryError(
+            f"process 0 cannot listen on port {port} ({error.strerror}); end what listens there, or give all processes "
+            "another --coordinator"
+        ) from error
 
 
 def _client() -> Any:
