@@ -50,8 +50,8 @@ def _help(job: DemosJob, context: Context) -> None:
     """Plan this shard's blocks for shard 0, unless the dataset is there already."""
     task = find(job.task)
 
-    def on_block(planned: int, expected: int) -> None:
-        context.events.emit("progress", step=planned, total=expected, unit="blocks")
+    def on_block(planned: int, expected: int) -> None:  # no step: how far the run is, shard 0 says
+        context.events.emit("progress", message=f"planned {planned} of {expected} blocks")
 
     if not context.storage.exists(job.dataset):
         with _planners(job, context, task) as pool:
