@@ -1,6 +1,7 @@
 """Everything a pod prints, kept: turns the process's stdout and stderr into the same bytes on stdout and in storage.
 
-It works on file descriptors, so that libraries and child processes are in it, too.
+It works on file descriptors, so that libraries and child processes are in it, too. The last event is kept once more,
+where Kubernetes looks.
 """
 
 import contextlib
@@ -10,8 +11,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Generator
+from pathlib import Path
 
 from pi05.errors import JobError
+from pi05.events import Event
+
+TERMINATION_LOG = Path("/dev/termination-log")
+"""Where Kubernetes reads a container's last words; absent outside a pod."""
 
 PERIOD = 30.0
 """Seconds between two uploads of a log that grows."""
@@ -20,6 +26,13 @@ _CHILDREN = 2.0
 """Seconds that a child process may still hold the pipe open at the end."""
 
 log = logging.getLogger("pi05")
+
+
+def last_words(event: Event) -> None:
+    """Leave an event where Kubernetes looks when the container has ended, however it ends."""
+    with contextlib.suppress(OSError):
+        if TERMINATION_LOG.exists() and os.access(TERMINATION_LOG, os.W_OK):
+            TERMINATION_LOG.write_text(event.line())
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from pi05.config import ProbeJob, explain
 from pi05.errors import ConfigError, JobError
 from pi05.events import Event, EventWriter
-from pi05.jobs.runtime import TERMINATION_LOG
+from pi05.jobs import output
 from pi05.storage import connect
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -186,12 +186,6 @@ def probe(job: ProbeJob, write: Callable[..., Event]) -> int:
     return 0
 
 
-def _keep(event: Event) -> None:
-    """Leave the event as the pod's last words."""
-    if TERMINATION_LOG.exists() and os.access(TERMINATION_LOG, os.W_OK):
-        TERMINATION_LOG.write_text(event.line())
-
-
 def main(arguments: list[str]) -> int:
     """Read the job that the only argument names, look around, and return the exit code."""
     try:
@@ -200,7 +194,7 @@ def main(arguments: list[str]) -> int:
         text = explain(error) if isinstance(error, ValidationError) else error
         sys.stderr.write(f"no probe's job: {text}\n")
         return ConfigError.exit_code
-    return probe(job, EventWriter(job.run, sys.stdout, time.time, _keep).emit)
+    return probe(job, EventWriter(job.run, sys.stdout, time.time, output.last_words).emit)
 
 
 if __name__ == "__main__":

@@ -37,9 +37,6 @@ from pi05.storage import FileStorage, Lease, RunPaths, Storage, connect
 JobT = TypeVar("JobT", bound=Job)
 Answer = TypeVar("Answer")
 
-TERMINATION_LOG = Path("/dev/termination-log")
-"""Where Kubernetes reads a container's last words; absent outside a pod."""
-
 _STATUS_PERIOD = 1.0
 """Seconds between two writes of status.json for events that are not the last one of their kind."""
 
@@ -145,7 +142,7 @@ class Context:
         A folder gets progress at most once a second; a bucket in the background, but the last event before it returns.
         Of processes that train together the first writes status.json.
         """
-        _last_words(event)
+        output.last_words(event)
         if self.process != 0:
             return
         if self._status is None:
@@ -170,13 +167,6 @@ def _voice(run: str, arguments: Arguments, keep: Callable[[Event], None]) -> Eve
     if arguments.process is not None and arguments.processes is not None:
         extra |= {"process": arguments.process, "processes": arguments.processes}
     return EventWriter(run, sys.stdout, time.time, keep, extra)
-
-
-def _last_words(event: Event) -> None:
-    """Leave an event where Kubernetes looks when the container has ended, however it ends."""
-    with contextlib.suppress(OSError):
-        if TERMINATION_LOG.exists() and os.access(TERMINATION_LOG, os.W_OK):
-            TERMINATION_LOG.write_text(event.line())
 
 
 def main(job_type: type[JobT], work: Callable[[JobT, Context], None]) -> None:
@@ -220,7 +210,7 @@ def _kept_log(url: str, context: Context) -> AbstractContextManager[None]:
 def _refuse(error: JobError, run: str, given: Arguments) -> int:
     """Say why nothing was started, to everybody but status.json: that may be another process's."""
     log.error("%s", error)
-    _voice(run, given, _last_words).emit("failed", message=str(error), exit_code=error.exit_code)
+    _voice(run, given, output.last_words).emit("failed", message=str(error), exit_code=error.exit_code)
     return error.exit_code
 
 

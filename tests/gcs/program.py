@@ -36,7 +36,7 @@ def work(job: EvalJob, context: Context) -> None:
 
 if __name__ == "__main__":
     action = sys.argv.pop(1)
-    runtime.TERMINATION_LOG = Path(sys.argv.pop(1))
+    output.TERMINATION_LOG = Path(sys.argv.pop(1))
     output.PERIOD, status.PERIOD = 0.5, 0.5
     lease.TTL, lease.BEAT = 3.0, 0.5
     bucket.PATIENCE = 1.0
