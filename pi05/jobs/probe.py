@@ -66,6 +66,7 @@ def look(job: ProbeJob, found: Found) -> Iterator[str]:
         yield from _starts("the motion planner", [job.planner_python, "-c", _PLANNER])
     if job.pods == "pipeline":
         yield from _starts("Helm", [str(Path(sys.executable).with_name("helm")), "version", "--short"])
+    if job.rights:
         yield from _rights(job.rights)
 
 
@@ -100,7 +101,7 @@ def _bucket(url: str) -> Iterator[str]:
                 yield f"{url} returned something else than what was written to it"
         finally:
             storage.delete(key)
-    except JobError as error:
+    except (JobError, OSError) as error:
         yield str(error)
 
 
@@ -134,7 +135,7 @@ def _rights(rights: tuple[tuple[str, str, str], ...]) -> Iterator[str]:
     try:
         missing = [right for right, allowed in zip(rights, _allowed(rights), strict=True) if not allowed]
     except (OSError, http.client.HTTPException, ValueError, LookupError) as error:
-        yield f"the Kubernetes API cannot be asked from a pod: {error}"
+        yield f"the Kubernetes API cannot be asked from here: {type(error).__name__}: {error}"
         return
     if missing:
         names = ", ".join(f"{verb} {resource}" for verb, _, resource in missing)

@@ -269,7 +269,7 @@ def weights(site: Site) -> Finding:
     if not problems:
         return Finding("ok", " and ".join(f"weights/{name}" for name in names) + ", every checksum right")
     text = "preset full cannot start: " + "; ".join(f"weights/{name}: {bad}" for name, bad in problems)
-    pushes = "; ".join(f"pi05ctl weights push {name} FOLDER" for name, _ in problems)
+    pushes = "; ".join(f"pi05ctl weights push {name} --from PATH" for name, _ in problems)
     return Finding("warning", text, pushes)
 
 

@@ -295,7 +295,7 @@ def test_base_weights_are_there_and_whole(site):
     (site.storage.path("weights/pi05_base") / "x").write_text("y")
     finding = found(site, "weights")
     assert (finding.state, "weights/pi05_base: x has crc32c" in finding.text) == ("warning", True)
-    assert finding.remedy == "pi05ctl weights push pi05_base FOLDER"
+    assert finding.remedy == "pi05ctl weights push pi05_base --from PATH"
 
 
 # ---- The engine ------------------------------------------------------------------------------------------------------

@@ -54,6 +54,15 @@ def test_what_was_answered_is_what_is_loaded(tmp_path, answers):
     assert settings(tmp_path) == answers.cluster()
 
 
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path):
+    init.write(tmp_path, Answers(), force=False)
+    with pytest.raises(UsageError, match="--force replaces it"):
+        init.write(tmp_path, Answers(namespace="other"), force=False)
+    assert settings(tmp_path).namespace == "pi05"
+    init.write(tmp_path, Answers(namespace="other"), force=True)
+    assert settings(tmp_path).namespace == "other"
+
+
 def test_the_file_says_what_pods_get_without_a_word(tmp_path):
     """Every commented default, uncommented, is the default."""
     text = init.write(tmp_path, Answers(), force=False).read_text()
