@@ -236,10 +236,19 @@ def _settings(site: Site) -> dict[str, Any]:
 
 
 def _toml(name: str, table: dict[str, Any]) -> str:
-    """Return a table and the tables in it; JSON's words and numbers are TOML's."""
-    plain = [f"{key} = {json.dumps(value)}" for key, value in table.items() if not isinstance(value, dict)]
-    inner = [_toml(f"{name}.{key}", value) for key, value in table.items() if isinstance(value, dict)]
+    """Return a table and the tables in it."""
+    plain = [f"{json.dumps(key)} = {_value(value)}" for key, value in table.items() if not isinstance(value, dict)]
+    inner = [_toml(f"{name}.{json.dumps(key)}", value) for key, value in table.items() if isinstance(value, dict)]
     return "\n".join([f"[{name}]", *plain, "", *inner])
+
+
+def _value(value: Any) -> str:
+    """Return a value in TOML; words and numbers are JSON's."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_value(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return json.dumps(value)
 
 
 @contextlib.contextmanager
