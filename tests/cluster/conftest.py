@@ -8,13 +8,15 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
-from tests.cluster.harness import binaries, controlplane, images, layout, machine, node, processes, services
+from tests.cluster.harness import binaries, controlplane, images, layout, machine, node, pki, processes, services
 from tests.cluster.harness import cluster as harness
 
 KINDS = ("demos", "train", "eval", "pipeline")
@@ -211,6 +213,16 @@ def site(cluster, namespace, built, tmp_path_factory) -> Site:
     made = Site(cluster, namespace, tmp_path_factory.mktemp("site"), f"{cluster.bucket}/{namespace}", built)
     made.settings()
     return made
+
+
+def user(cluster: Cluster, name: str, group: str) -> Cluster:
+    """Return the cluster for a user of a group, whom the cluster's own CA vouches for."""
+    if not cluster.own:
+        pytest.skip("the CA of this cluster is not ours")
+    key = serialization.load_pem_private_key((pki.FOLDER / "ca.key").read_bytes(), None)
+    authority = pki.Authority(key, x509.load_pem_x509_certificate(pki.CA.read_bytes()))
+    pki.issue(authority, name, name, group)
+    return replace(cluster, kubeconfig=pki.kubeconfig(name))
 
 
 def until(what: str, fact: Callable[[], Any], seconds: float = 120.0, pause: float = 0.3) -> Any:
