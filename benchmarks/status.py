@@ -178,18 +178,19 @@ def _log() -> list[str]:
 
 
 def _wait(kubernetes: Kubernetes, pods: int) -> None:
-    """Return when every pod was made and those that end have ended."""
+    """Return when every pod was made and those that end have ended; the Jobs count them."""
     running = sum(share.count * share.pods for share in SHARES if not share.ends)
-    end = time.monotonic() + 900
+    end = time.monotonic() + 1800
     while True:
-        found = kubernetes.pods()
-        live = sum(pod["status"].get("phase") in ("Pending", "Running") for pod in found)
-        print(f"  {len(found):,} of {pods:,} pods, {live:,} live", flush=True)
-        if len(found) >= pods and live <= running:
+        counts = [job["status"] for job in kubernetes.jobs()]
+        live, ended = (sum(count.get(name, 0) for count in counts) for name in ("active", "succeeded"))
+        failed = sum(count.get("failed", 0) for count in counts)
+        print(f"  {live + ended + failed:,} of {pods:,} pods, {live:,} live", flush=True)
+        if live + ended + failed >= pods and live <= running:
             return
         if time.monotonic() > end:
-            raise TimeoutError("the fake nodes did not get there in 15 minutes")
-        time.sleep(5)
+            raise TimeoutError("the fake nodes did not get there in half an hour")
+        time.sleep(10)
 
 
 def _measure(folder: Path, runs: int, pods: int, repeat: int) -> None:
