@@ -262,6 +262,8 @@ try:
             raise DataError("a file here is damaged")
         if what == "waits":
             wait_for_all()
+        if what == "hangs":
+            time.sleep(600)
 except JobError as error:
     print("ERROR", error, flush=True)
     sys.exit(error.exit_code)
@@ -319,7 +321,7 @@ def test_one_that_fails_alone_keeps_its_code_and_ends_the_other(bench: Bench) ->
 
 def test_one_that_was_restarted_before_anybody_noticed_ends_with_the_others(bench: Bench) -> None:
     where = address()
-    waits, killed = company(bench, 0, where, "waits"), company(bench, 1, where, "waits")
+    waits, killed = company(bench, 0, where, "waits"), company(bench, 1, where, "hangs")
     bench.until(lambda: "met" in killed.said or killed.popen.poll() is not None)
     killed.popen.kill()
     again = company(bench, 1, where, patience=20)
