@@ -2,9 +2,11 @@
 
 JobError
 ├── ConfigError     64  the job was told something impossible; permanent
+│   └── AccessError 64  a storage does not exist or does not let us in
 ├── DataError       65  a dataset, weight file or checkpoint is missing, damaged or of another convention; permanent
 ├── NotLearning     66  the loss is not finite, or never left that of predicting nothing; permanent
-└── TemporaryError  75  try again: a full disk, a run that another process is writing, an unreachable bucket
+└── TemporaryError  75  try again: a full disk, a run that another process is writing
+    └── Unreachable 75  a bucket that does not answer now; a long run waits for it instead of ending
 
 A message says what was given, what is required and what to do.
 """
@@ -28,6 +30,10 @@ class ConfigError(JobError):
     exit_code = 64
 
 
+class AccessError(ConfigError):
+    """A storage does not exist or does not let us in: an admin's matter, not that of the job's options."""
+
+
 class DataError(JobError):
     """A file the job depends on is missing, damaged or follows another convention."""
 
@@ -44,6 +50,10 @@ class TemporaryError(JobError):
     """The same job may succeed when it runs again."""
 
     exit_code = 75
+
+
+class Unreachable(TemporaryError):
+    """The storage does not answer now."""
 
 
 def nearest(given: str, known: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ An event stands alone, stays under 4 KiB (the size of a Kubernetes termination m
 know, so that an old controller reads a new job. Prose for people goes to stderr through logging.
 """
 
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
@@ -88,6 +89,7 @@ class EventWriter:
         extra: Mapping[str, int] | None = None,
     ) -> None:
         self._run, self._stream, self._clock, self._keep, self._extra = run, stream, clock, keep, extra or {}
+        self._lock = threading.Lock()  # uploads in the background have something to say, too
         self._said: dict[str, Any] = {}
 
     def emit(self, kind: str, **fields: Any) -> Event:
@@ -96,10 +98,11 @@ class EventWriter:
         if kind in TERMINAL:
             fields = self._said | fields
         event = Event(run=self._run, kind=kind, time=self._clock(), **self._extra, **fields)
-        self._stream.write(event.line() + "\n")
-        self._stream.flush()
-        if self._keep is not None:
-            self._keep(event)
+        with self._lock:
+            self._stream.write(event.line() + "\n")
+            self._stream.flush()
+            if self._keep is not None:
+                self._keep(event)
         return event
 
     def _remember(self, kind: str, fields: Mapping[str, Any]) -> None:

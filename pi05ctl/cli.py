@@ -16,7 +16,7 @@ import typer
 
 from pi05.errors import JobError
 from pi05.tasks import TASKS
-from pi05ctl import cli_datasets
+from pi05ctl import cli_artefacts, cli_datasets, cli_setup
 from pi05ctl.errors import (
     INTERRUPTED,
     CtlError,
@@ -302,7 +302,10 @@ def _say_copy(path: Path | None) -> None:
         _out(f"{path.as_uri()}\n")
 
 
+app.add_typer(cli_setup.app)
 app.add_typer(cli_datasets.datasets, name="datasets")
+app.add_typer(cli_artefacts.weights, name="weights")
+app.add_typer(cli_artefacts.checkpoints, name="checkpoints")
 
 
 def main() -> None:
@@ -393,6 +396,8 @@ def _describe(controller: "Controller", submission: "Submission", follow: bool) 
         "done": "is done already (submit --again makes a new run)",
     }
     lines = [f"{run}  {words[submission.outcome]}", f"  writes  {controller.storage.url}/runs/{run}"]
+    if controller.target.name == "cluster":
+        lines.append(f"  release helm -n {controller.settings.cluster.namespace} get all {run}")
     if submission.outcome != "done" and not follow:
         lines += [f"  state   pi05ctl status {run} -w", f"  follow  pi05ctl logs {run} -f"]
     return "\n".join(lines) + "\n"

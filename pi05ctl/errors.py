@@ -16,7 +16,7 @@ as usage when the words were wrong (ConfigError) and as the target's otherwise.
 
 from collections.abc import Sequence
 
-from pi05.errors import ConfigError, JobError, nearest
+from pi05.errors import AccessError, ConfigError, JobError, nearest
 
 INTERRUPTED = 130
 
@@ -73,7 +73,8 @@ def exit_code(error: CtlError | JobError) -> int:
     """Return what pi05ctl exits with after `error`; the jobs' own codes stay inside their processes."""
     if isinstance(error, CtlError):
         return error.exit_code
-    return UsageError.exit_code if isinstance(error, ConfigError) else TargetError.exit_code
+    usage = isinstance(error, ConfigError) and not isinstance(error, AccessError)
+    return UsageError.exit_code if usage else TargetError.exit_code
 
 
 def unknown(what: str, given: str, known: Sequence[str]) -> UsageError:

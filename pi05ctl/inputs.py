@@ -75,7 +75,10 @@ def _missing_weights(job: TrainJob, storage: Storage) -> str | None:
     absent = [f"weights/{name}" for name in names if not storage.exists(f"weights/{name}")]
     if not absent:
         return None
-    return f"{storage.url} has no {' and no '.join(absent)}; put them there, or use --preset tiny, which needs none"
+    return (
+        f"{storage.url} has no {' and no '.join(absent)}; put them there (pi05ctl weights push --help), or "
+        "use --preset tiny, which needs none"
+    )
 
 
 def _missing_checkpoint(run: Rendered, job: EvalJob, storage: Storage) -> str | None:

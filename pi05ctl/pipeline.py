@@ -9,11 +9,14 @@ from a node that is drained, and the pipeline's Job starts it again elsewhere: t
 is `pi05ctl cancel` that ends both.
 """
 
+import argparse
 import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,8 +24,9 @@ from pydantic import ValidationError
 
 from pi05.config import explain
 from pi05.errors import TERMINATED, ConfigError, JobError, TemporaryError
-from pi05.events import Event, EventWriter
-from pi05.storage import RunPaths, connect
+from pi05.events import TERMINAL, Event, EventWriter
+from pi05.jobs import output
+from pi05.storage import RunPaths, Storage, connect
 from pi05ctl import page, status
 from pi05ctl.errors import CtlError, Unreachable
 from pi05ctl.render import PipelineJob, Rendered, stages
@@ -158,20 +162,34 @@ class Pipeline:
 def main(argv: list[str]) -> int:
     """Run the pipeline that a job.json describes and return the exit code."""
     try:
-        job = _read(argv)
+        given = _parse(argv)
+        job = _read(given.job)
         storage, paths = connect(job.storage), RunPaths(job.run)
-
-        def keep(event: Event) -> None:
-            storage.write(paths.status, event.model_dump_json(exclude_none=True).encode())
-
-        events = EventWriter(job.run, sys.stdout, time.time, keep)
         signals: list[int] = []
         signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
-        with storage.lease(paths.lease):
+        events = EventWriter(job.run, sys.stdout, time.time, partial(_keep, storage, paths.status))
+        with _kept_log(storage, paths, given.attempt), storage.lease(paths.lease):
             return _guarded(job, events, lambda: bool(signals))
     except JobError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
+
+
+def _keep(storage: Storage, key: str, event: Event) -> None:
+    """Keep the last event; one that is not the very last may be missed while the storage does not answer."""
+    output.last_words(event)
+    try:
+        storage.write(key, event.model_dump_json(exclude_none=True).encode())
+    except TemporaryError:
+        if event.kind in TERMINAL:
+            raise
+
+
+def _kept_log(storage: Storage, paths: RunPaths, attempt: str | None) -> AbstractContextManager[None]:
+    """Keep what a pod prints in the bucket; on this machine the target keeps it."""
+    if attempt is None:
+        return nullcontext()
+    return output.kept(partial(connect(storage.url).write, paths.attempt_log(attempt)))
 
 
 def _guarded(job: PipelineJob, events: EventWriter, stopping: Callable[[], bool]) -> int:
@@ -197,15 +215,24 @@ def _target(job: PipelineJob) -> Target:
     return ClusterTarget(cluster_of(job))
 
 
-def _read(argv: list[str]) -> PipelineJob:
-    """Return the job named by the only argument."""
-    if len(argv) != 1:
-        raise ConfigError("usage: python -m pi05ctl.pipeline job.json")
+def _parse(argv: list[str]) -> argparse.Namespace:
+    """Return the words of the command line: the job, and the name of the pod."""
+    parser = argparse.ArgumentParser(prog="python -m pi05ctl.pipeline", exit_on_error=False)
+    parser.add_argument("job", type=Path, metavar="JOB.json")
+    parser.add_argument("--attempt", metavar="POD", help="keep what is printed in storage under this name")
     try:
-        return PipelineJob.model_validate_json(Path(argv[0]).read_bytes())
+        return parser.parse_args(argv)
+    except (argparse.ArgumentError, SystemExit) as error:
+        raise ConfigError(f"usage: python -m pi05ctl.pipeline JOB.json [--attempt POD] ({error})") from error
+
+
+def _read(path: Path) -> PipelineJob:
+    """Return the job in a file."""
+    try:
+        return PipelineJob.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         text = explain(error) if isinstance(error, ValidationError) else error
-        raise ConfigError(f"{argv[0]} is not a pipeline's job: {text}") from error
+        raise ConfigError(f"{path} is not a pipeline's job: {text}") from error
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ _NO_RESULT = {
     "eval": {"environments", "workers"},
 }
 """Values that change how a run is done and not what comes out."""
-_PLANNER_IN_IMAGE = "/opt/planner/bin/python"
+PLANNER_IN_IMAGE = "/opt/planner/bin/python"
 """Where images/sim has the planner's environment."""
 
 
@@ -169,7 +169,7 @@ def _demos(spec: RunSpec, options: Options, settings: Settings) -> DemosJob:
         **_common(spec, options, settings),
         dataset="",
         demos=options.demos,
-        planner_python=_PLANNER_IN_IMAGE if _in_cluster(spec) else settings.planner_python,
+        planner_python=PLANNER_IN_IMAGE if _in_cluster(spec) else settings.planner_python,
     )
     key = digest(job, spec.again)
     names = {"run": _name("demos", spec.task, key), "dataset": f"datasets/{spec.task}/{key[:12]}"}

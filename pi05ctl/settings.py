@@ -33,6 +33,8 @@ FILE = "pi05.toml"
 VARIABLE = "PI05_STORAGE"
 _PLANNER = ".venv-planner/bin/python"
 _STORAGE = "gs://your-bucket/pi05"
+REGISTRY = "your-registry"
+"""Of images that nobody has named yet."""
 
 DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|[MGTP]|[KMGTP]i)?$")]
@@ -115,9 +117,9 @@ class PipelinePods(Pods):
 class Images(Section):
     """Container images, `repository:tag` or `repository@sha256:...`; images/ has what they are made from."""
 
-    train: str = "your-registry/pi05-train:0.1.0"
-    sim: str = "your-registry/pi05-sim:0.1.0"
-    ctl: str = "your-registry/pi05-ctl:0.1.0"
+    train: str = f"{REGISTRY}/pi05-train:0.1.0"
+    sim: str = f"{REGISTRY}/pi05-sim:0.1.0"
+    ctl: str = f"{REGISTRY}/pi05-ctl:0.1.0"
 
 
 class Cluster(Section):
@@ -166,7 +168,7 @@ class Cluster(Section):
     @property
     def unset(self) -> list[str]:
         """Return the settings that still are placeholders: enough to render, nothing to submit."""
-        images = [f"cluster.images.{name}" for name, image in self.images if image == getattr(Images(), name)]
+        images = [f"cluster.images.{name}" for name, image in self.images if image.startswith(f"{REGISTRY}/")]
         return ["cluster.storage"] * (self.storage == _STORAGE) + images
 
 

@@ -173,6 +173,13 @@ def annotate(statuses: Sequence[RunStatus]) -> list[RunStatus]:
     return [_with_evaluation(status, found.get(status.run)) for status in statuses]
 
 
+def finished(verdicts: Sequence[Event]) -> bool:
+    """Return whether these last events are those of a run, or of all its shards, that ended well."""
+    return (
+        bool(verdicts) and all(event.kind == "finished" for event in verdicts) and len(verdicts) == _shards(verdicts[0])
+    )
+
+
 def success(metrics: dict[str, float]) -> str:
     """Return `98 % [93, 99] of 100`, as far as the metrics say; empty when they do not."""
     rate = metrics.get("success_once")
@@ -249,7 +256,7 @@ def _in_pods(snapshot: Snapshot, facts: Facts, now: float) -> tuple[str, str, st
 def _left_behind(snapshot: Snapshot, resume: str) -> tuple[str, str, str]:
     """Apply the rules for a run whose Job is gone: what it left in storage decides."""
     verdicts = snapshot.verdicts
-    if verdicts and all(event.kind == "finished" for event in verdicts) and len(verdicts) == _shards(verdicts[0]):
+    if finished(verdicts):
         return "Done", "", ""  # rule 21
     if snapshot.cancelled is not None:
         return "Cancelled", "", resume  # rule 22

@@ -92,8 +92,8 @@ class _Work:
     def assist(self) -> None:
         """Make the blocks of this shard, with one progress event each."""
 
-        def on_block(made: int, expected: int) -> None:
-            self._context.events.emit("progress", step=made, total=expected, unit="blocks")
+        def on_block(made: int, expected: int) -> None:  # no step: how far the run is, shard 0 says
+            self._context.events.emit("progress", message=f"made {made} of {expected} blocks")
 
         with self._pool() as pool:
             assist(self._share, pool, on_block, self._context.check_stop)

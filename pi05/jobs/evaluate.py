@@ -47,7 +47,8 @@ def evaluate(job: EvalJob, context: Context) -> None:
         trials = _Trials(context, f"{context.paths.work}/{header.checkpoint or header.policy}", seeds)
         _roll_out(job, header.limit, actor, trials, context)
         result = header.model_copy(update={"episodes": tuple(trial.episode for trial in trials.ordered())})
-        context.storage.write(key, result.model_dump_json().encode())
+        content = result.model_dump_json().encode()
+        context.insist(lambda: context.storage.write(key, content))
         context.storage.delete(context.paths.work)
     context.events.emit("result", metrics=summary(result.episodes))
 
@@ -72,8 +73,9 @@ class _Trials:
     def add(self, trial: Trial) -> None:
         """Keep one episode and say so."""
         seed = trial.episode.seed
-        self._context.storage.write(f"{self._folder}/{seed}.actions", trial.actions.tobytes())
-        self._context.storage.write(f"{self._folder}/{seed}.json", trial.episode.model_dump_json().encode())
+        actions, content = trial.actions.tobytes(), trial.episode.model_dump_json().encode()
+        self._context.insist(lambda: self._context.storage.write(f"{self._folder}/{seed}.actions", actions))
+        self._context.insist(lambda: self._context.storage.write(f"{self._folder}/{seed}.json", content))
         self._done[seed] = trial
         self.say()
 
@@ -123,7 +125,7 @@ def _film(job: EvalJob, trials: _Trials, context: Context, pool: Pool) -> None:
         if isinstance(video, str):
             context.events.emit("warning", message=f"no video of episode {trial.episode.seed}: {video}")
         else:
-            context.storage.write(f"{folder}/{trial.episode.seed}.mp4", video)
+            context.insist(partial(context.storage.write, f"{folder}/{trial.episode.seed}.mp4", video))
             trials.say()
 
 

@@ -5,10 +5,13 @@
 
 Order of work: read the job (64 when it is invalid), take the run's lease (75 when another process holds it), say
 `started`, work, say `finished` or `failed`. SIGTERM and SIGINT ask the work to save and stop (143); a second one, or
-SIGKILL, ends it at once, and the next start goes on from what was complete.
+SIGKILL, ends it at once, and the next start goes on from what was complete. Whatever is said last is in the termination
+log, too, where Kubernetes reads it; a refusal before `started` nowhere else but on stdout.
 """
 
 import argparse
+import contextlib
+import json
 import logging
 import os
 import re
@@ -17,23 +20,28 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
 
 from pi05.config import Job, load_job
-from pi05.errors import TERMINATED, ConfigError, JobError
-from pi05.events import Event, EventWriter
-from pi05.storage import RunPaths, Storage, connect
+from pi05.errors import TERMINATED, ConfigError, JobError, Unreachable
+from pi05.events import TERMINAL, Event, EventWriter
+from pi05.jobs import output
+from pi05.jobs.status import StatusWriter
+from pi05.storage import FileStorage, Lease, RunPaths, Storage, connect
 
 JobT = TypeVar("JobT", bound=Job)
-
-TERMINATION_LOG = Path("/dev/termination-log")
-"""Where Kubernetes reads a container's last words; absent outside a pod."""
+Answer = TypeVar("Answer")
 
 _STATUS_PERIOD = 1.0
 """Seconds between two writes of status.json for events that are not the last one of their kind."""
+
+_LONGEST_PAUSE = 60.0
+"""Seconds between two looks whether an unreachable storage is there again."""
 
 log = logging.getLogger("pi05")
 
@@ -83,20 +91,43 @@ class Context:
         self.attempt = arguments.attempt
         self.process, self.processes = arguments.process or 0, arguments.processes or 1
         self.coordinator = arguments.coordinator
-        extra = {} if arguments.shard is None else {"shard": self.shard, "shards": self.shards}
-        self.events = EventWriter(paths.run, sys.stdout, time.time, self._keep, extra)
+        self.lease = Lease()
+        self.events = _voice(paths.run, arguments, self._keep)
         self._signals = 0
         self._kept = 0.0
+        self._status = None if isinstance(storage, FileStorage) else StatusWriter(self._write_status)
 
     @property
     def stopping(self) -> bool:
-        """Whether SIGTERM or SIGINT came."""
-        return self._signals > 0
+        """Whether SIGTERM or SIGINT came, or another process has taken over the run."""
+        return self._signals > 0 or self.lease.lost
 
     def check_stop(self) -> None:
         """Raise Stopped when a signal came; call it where everything worth keeping is kept."""
         if self.stopping:
-            raise Stopped("stopped by a signal; the same command goes on from here")
+            self.stop()
+
+    def stop(self) -> NoReturn:
+        """Raise Stopped: a signal came, here or to a process that trains together with this one.
+
+        Raises:
+            TemporaryError: Another process has taken over the run.
+        """
+        self.lease.check()
+        raise Stopped("stopped by a signal; the same command goes on from here")
+
+    def insist(self, call: Callable[[], Answer]) -> Answer:
+        """Return what `call` returns; while the storage does not answer, warn and repeat it, until asked to stop."""
+        pause = 1.0
+        while True:
+            try:
+                return call()
+            except Unreachable as error:
+                if self.stopping:
+                    raise
+                self.events.emit("warning", message=f"{error}; trying again in {pause:.0f} s")
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """Count a signal; the second one ends the process at once."""
@@ -106,13 +137,36 @@ class Context:
             os._exit(128 + number)
 
     def _keep(self, event: Event) -> None:
-        """Write the event to status.json (progress at most once a second) and to the termination log."""
-        if event.kind == "progress" and event.time - self._kept < _STATUS_PERIOD and event.step != event.total:
+        """Write the event to the termination log and to status.json.
+
+        A folder gets progress at most once a second; a bucket in the background, but the last event before it returns.
+        Of processes that train together the first writes status.json.
+        """
+        output.last_words(event)
+        if self.process != 0:
             return
-        self._kept = event.time
+        if self._status is None:
+            if event.kind == "progress" and event.time - self._kept < _STATUS_PERIOD and event.step != event.total:
+                return
+            self._kept = event.time
+            self._write_status(event)
+        elif event.kind in TERMINAL:
+            self._status.finish(event)
+        else:
+            self._status.put(event)
+
+    def _write_status(self, event: Event) -> None:
         self.storage.write(self.paths.status, event.model_dump_json(exclude_none=True).encode())
-        if event.kind != "progress" and TERMINATION_LOG.exists() and os.access(TERMINATION_LOG, os.W_OK):
-            TERMINATION_LOG.write_text(event.line())
+
+
+def _voice(run: str, arguments: Arguments, keep: Callable[[Event], None]) -> EventWriter:
+    """Return what says the events of a run, each with the part of the work that it is about."""
+    extra: dict[str, int] = {}
+    if arguments.shard is not None and arguments.shards is not None:
+        extra |= {"shard": arguments.shard, "shards": arguments.shards}
+    if arguments.process is not None and arguments.processes is not None:
+        extra |= {"process": arguments.process, "processes": arguments.processes}
+    return EventWriter(run, sys.stdout, time.time, keep, extra)
 
 
 def main(job_type: type[JobT], work: Callable[[JobT, Context], None]) -> None:
@@ -120,22 +174,52 @@ def main(job_type: type[JobT], work: Callable[[JobT, Context], None]) -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True
     )
+    logging.getLogger("absl").setLevel(logging.WARNING)  # where orbax tells every step of a save
     sys.exit(run(job_type, work, sys.argv[1:]))
 
 
 def run(job_type: type[JobT], work: Callable[[JobT, Context], None], arguments: list[str]) -> int:
     """Run a job and return its exit code; see the module docstring for the order."""
+    given = ALONE
     try:
         given = parse(arguments)
         job = _read(job_type, given.job)
         context = Context(connect(job.storage), RunPaths(job.run, given.shard), given)
-        signal.signal(signal.SIGTERM, context.on_signal)
-        signal.signal(signal.SIGINT, context.on_signal)
-        with context.storage.lease(context.paths.lease):
-            return _work(job, work, context)
     except JobError as error:
-        log.error("%s", error)
-        return error.exit_code
+        return _refuse(error, _run_of(given.job), given)
+    signal.signal(signal.SIGTERM, context.on_signal)
+    signal.signal(signal.SIGINT, context.on_signal)
+    with _kept_log(job.storage, context):
+        try:
+            with context.storage.lease(context.paths.lease) if context.process == 0 else nullcontext(Lease()) as lease:
+                context.lease = lease
+                return _work(job, work, context)
+        except JobError as error:
+            return _refuse(error, job.run, given)
+
+
+def _kept_log(url: str, context: Context) -> AbstractContextManager[None]:
+    """Keep what a pod prints in the bucket; on this machine the controller does so.
+
+    The log has a connection of its own, so that a process that has lost its lease may still say so.
+    """
+    if context.attempt is None or isinstance(context.storage, FileStorage):
+        return nullcontext()
+    return output.kept(partial(connect(url).write, context.paths.attempt_log(context.attempt)))
+
+
+def _refuse(error: JobError, run: str, given: Arguments) -> int:
+    """Say why nothing was started, to everybody but status.json: that may be another process's."""
+    log.error("%s", error)
+    _voice(run, given, output.last_words).emit("failed", message=str(error), exit_code=error.exit_code)
+    return error.exit_code
+
+
+def _run_of(job: Path) -> str:
+    """Return the name of a run whose job cannot be read as a whole."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        return str(json.loads(job.read_bytes())["run"])
+    return "unknown"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,7 +1,8 @@
 """Train Pi0.5 on one dataset or more: `python -m pi05.jobs.train job.json`.
 
-Order of work: check devices and batch, verify the datasets and their conventions, decode their frames unless that was
-done before, compute the statistics, find the state to start from (checkpoint, base weights, random), train.
+Order of work: look whether the last checkpoint is there, meet the other processes where there are any, check devices
+and batch, verify the datasets and their conventions, decode their frames unless that was done before, compute the
+statistics, find the state to start from (checkpoint, base weights, random), train.
 """
 
 import contextlib
@@ -16,13 +17,14 @@ from pi05.data.batches import Loader, Source, data_stats
 from pi05.data.frames import Frames, open_frames
 from pi05.data.tokenizer import TINY, Tokenizer
 from pi05.data.transforms import Recipe
-from pi05.errors import DataError
+from pi05.errors import DataError, TemporaryError
 from pi05.jobs.runtime import Context, main
 from pi05.model import tree
 from pi05.storage import Storage
 from pi05.tasks import find
 from pi05.training import checkpoint, loop
-from pi05.training.sharding import make_mesh
+from pi05.training.processes import Company, check_same, leads
+from pi05.training.sharding import batch_sharding, make_mesh, own_rows
 
 log = logging.getLogger("pi05")
 
@@ -32,14 +34,27 @@ _FRAMES = "cache/frames"
 
 def train(job: TrainJob, context: Context) -> None:
     """Run the job; nothing is done when its last checkpoint exists."""
-    mesh = make_mesh(job.train.fsdp_devices, job.train.batch_size)
     if job.train.steps in checkpoint.steps(context.storage, job.run):
         context.storage.open(context.paths.checkpoint(job.train.steps))
         log.info("checkpoint %d is there already", job.train.steps)
         return
+
+    def on_lost(message: str) -> None:
+        log.error("%s", message)
+        context.events.emit("failed", message=message, exit_code=TemporaryError.exit_code)
+
+    with Company(context.process, context.processes, context.coordinator, on_lost).together():
+        check_same(job.model_dump_json())
+        _train(job, context)
+
+
+def _train(job: TrainJob, context: Context) -> None:
+    """Train from where it stopped to the last step."""
+    mesh = make_mesh(job.train.fsdp_devices, job.train.batch_size)
     data = [_dataset(job, share, context.storage) for share in job.shares]
     with contextlib.ExitStack() as opened:
-        loader = _loader(job, context, data, [_frames(job, one, context, opened) for one in data])
+        frames = [_frames(job, one, context, opened) for one in data]
+        loader = _loader(job, context, data, frames, own_rows(batch_sharding(mesh), job.train.batch_size))
         log.info(
             "%s parameters, %d episodes, %d samples of %s, devices %s",
             f"{tree.count(job.model):,}",
@@ -73,7 +88,8 @@ def _frames(job: TrainJob, data: datasets.Dataset, context: Context, opened: con
     assert data.folder is not None
 
     def say(done: int, total: int) -> None:
-        context.events.emit("progress", step=done, total=total, unit="frames")
+        if leads():
+            context.events.emit("progress", step=done, total=total, unit="frames")
 
     frames = open_frames(
         data.folder,
@@ -86,7 +102,9 @@ def _frames(job: TrainJob, data: datasets.Dataset, context: Context, opened: con
     return opened.enter_context(frames)
 
 
-def _loader(job: TrainJob, context: Context, data: list[datasets.Dataset], frames: Sequence[Frames | None]) -> Loader:
+def _loader(
+    job: TrainJob, context: Context, data: list[datasets.Dataset], frames: Sequence[Frames | None], rows: slice
+) -> Loader:
     """Return what makes the batches; raise DataError when the datasets do not go together."""
     if len(renderers := {one.meta.renderer: one.meta.task for one in data}) > 1:
         found = " and of ".join(f"{task} are by {name}" for name, task in renderers.items())
@@ -102,7 +120,7 @@ def _loader(job: TrainJob, context: Context, data: list[datasets.Dataset], frame
         Source(one, find(share.task).sentence, seen, share.weight)
         for one, share, seen in zip(data, job.shares, frames, strict=True)
     ]
-    return Loader(sources, recipe, job.train.batch_size, job.train.seed, job.train.state_noise)
+    return Loader(sources, recipe, job.train.batch_size, job.train.seed, job.train.state_noise, rows)
 
 
 def _tokenizer(job: TrainJob, storage: Storage) -> Tokenizer:

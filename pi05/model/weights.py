@@ -19,12 +19,36 @@ from pi05.model import tree
 
 _SHOWN = 5
 """Leaves named in an error; the rest are counted."""
+_PIECE = 2**26
+"""Bytes of one piece of an array that is written from the host."""
+
+
+def checkpointer() -> ocp.Checkpointer:
+    """Return Orbax for this process alone: of several that train together each reads for itself, and one writes."""
+    process = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process{process}"
+    )
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone)
+
+
+def save(folder: Path, content: Any) -> None:
+    """Write a tree of arrays to `folder`, which must not exist.
+
+    Arrays on devices are cut as they are sharded; whole ones on the host are cut, too, so that who reads a part of one
+    does not have to read all of it.
+    """
+
+    def pieces(array: Any) -> ocp.SaveArgs:
+        return ocp.SaveArgs(chunk_byte_size=_PIECE if isinstance(array, np.ndarray) else None)
+
+    with checkpointer() as orbax:
+        orbax.save(folder.absolute(), args=ocp.args.PyTreeSave(content, save_args=jax.tree.map(pieces, content)))
 
 
 def write(folder: Path, params: tree.Params) -> None:
     """Write parameters to `folder`, which must not exist, in the form of a released checkpoint."""
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        checkpointer.save(folder.absolute(), {"params": params})
+    save(folder, {"params": params})
 
 
 def read(folder: Path, config: ModelConfig, sharding: Mapping[str, Any] | None = None) -> dict[str, jax.Array]:
@@ -70,8 +94,8 @@ def _leaves(folder: Path) -> dict[str, tuple[tuple[str, ...], jax.ShapeDtypeStru
     if not (folder / "_METADATA").is_file():
         raise DataError(f"{folder} is not an Orbax checkpoint: it has no _METADATA; expected <name>/params")
     try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            item = checkpointer.metadata(folder.absolute()).item_metadata
+        with checkpointer() as orbax:
+            item = orbax.metadata(folder.absolute()).item_metadata
     except (ValueError, KeyError, OSError) as error:
         raise DataError(f"{folder} is a damaged Orbax checkpoint ({error}); fetch it again") from error
     if item is None:
@@ -99,8 +123,8 @@ def _load(folder: Path, keys: dict[str, tuple[str, ...]], sharding: Mapping[str,
         return {"params": tree.nest({"/".join(keys[path]): value for path, value in values.items()})}
 
     try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            loaded = checkpointer.restore(
+        with checkpointer() as orbax:
+            loaded = orbax.restore(
                 folder.absolute(),
                 args=ocp.args.PyTreeRestore(
                     item=nested(dict.fromkeys(keys, 0)), restore_args=nested({path: argument(path) for path in keys})

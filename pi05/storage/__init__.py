@@ -8,6 +8,8 @@ This package knows bytes and names, nothing of what is inside them.
     artefact   manifests and checksums
     interface  Storage, Lease: what both kinds can do
     files      FileStorage, file://: a folder of this machine
+    gcs        GcsStorage, gs://: a bucket, made of
+               bucket (the library and its errors), transfer (folders in parallel) and lease (who may write)
 """
 
 from pi05.errors import ConfigError
@@ -19,15 +21,20 @@ from pi05.storage.names import RunPaths, check_key
 __all__ = ["connect", "Storage", "FileStorage", "Lease", "RunPaths", "MANIFEST", "check_key", "crc32c", "disk_errors"]
 
 
-def connect(url: str) -> Storage:
+def connect(url: str, patience: float | None = None) -> Storage:
     """Return the storage of a URL, without looking whether it is there.
 
     Args:
-        url: `file:///absolute/path`.
+        url: `file:///absolute/path`, `gs://bucket` or `gs://bucket/folder`.
+        patience: Seconds that a bucket may not answer before it counts as unreachable; None: long enough for jobs.
 
     Raises:
         ConfigError: The URL is not one this version can open.
     """
+    if url.startswith("gs://"):
+        from pi05.storage.gcs import GcsStorage  # half a second of imports that file:// does not need
+
+        return GcsStorage(url, patience)
     if url.startswith("file:"):
         return FileStorage(url)
-    raise ConfigError(f"storage {url!r} is not supported; use file:///absolute/path")
+    raise ConfigError(f"storage {url!r} is not supported; use file:///absolute/path or gs://bucket/folder")

@@ -4,6 +4,8 @@ import contextlib
 import errno
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Generator, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -88,6 +90,19 @@ def unusable(where: str, problems: Iterable[str]) -> DataError:
 def already_there(where: str) -> ConfigError:
     """Return the error of whoever would overwrite a complete artefact."""
     return ConfigError(f"{where} already exists and is never overwritten")
+
+
+@contextlib.contextmanager
+def placed(folder: Path) -> Generator[Path]:
+    """Yield a new folder beside `folder` and give it that name when the block ends; after an error nothing is left."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield part
+        part.chmod(0o755)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,8 @@ from pi05.storage.artefact import MANIFEST, Entry, disk_errors
 from pi05.storage.interface import Lease, Storage
 from pi05.storage.names import check_key
 
+_INCOMPLETE = ".incomplete"
+
 
 class FileStorage(Storage):
     """A root folder addressed by URL.
@@ -79,6 +81,15 @@ class FileStorage(Storage):
     def artefacts(self, key: str) -> list[str]:
         return [name for name in self.children(key) if (self.path(key) / name / MANIFEST).is_file()]
 
+    def incomplete(self, key: str) -> list[str]:
+        begun = {path.name[1 : -len(_INCOMPLETE)] for path in self.path(key).glob(f".*{_INCOMPLETE}")}
+        return sorted((begun | {*self.children(key)}) - {*self.artefacts(key)})
+
+    def discard(self, key: str) -> None:
+        shutil.rmtree(_staging(self.path(key)), ignore_errors=True)
+        if not self.exists(key):
+            shutil.rmtree(self.path(key), ignore_errors=True)
+
     def scan(self, prefix: str, names: Iterable[str]) -> dict[str, bytes]:
         folder, found = self.path(prefix), dict[str, bytes]()
         for name in names:
@@ -100,7 +111,7 @@ class FileStorage(Storage):
         target = self.path(key)
         if self.exists(key):
             raise artefact.already_there(f"{self.url}/{key}")
-        staging = target.parent / f".{target.name}.incomplete"
+        staging = _staging(target)
         with disk_errors(f"writing {key}"):
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
@@ -135,6 +146,11 @@ class FileStorage(Storage):
             raise artefact.unusable(f"{self.url}/{key}", problems)
         return self.path(key)
 
+    def fetch(self, key: str, folder: Path) -> None:
+        source = self.open(key)
+        with disk_errors(f"copying {key} to {folder}"), artefact.placed(folder) as part:
+            shutil.copytree(source, part, dirs_exist_ok=True)
+
     def scratch(self, key: str) -> Path:
         return self.path(key)
 
@@ -162,6 +178,11 @@ class FileStorage(Storage):
             except BlockingIOError:
                 return True
         return False
+
+
+def _staging(target: Path) -> Path:
+    """Return where an artefact is made before it has its name."""
+    return target.with_name(f".{target.name}{_INCOMPLETE}")
 
 
 def _move(source: Path, target: Path, absent: bool) -> bool:

@@ -2,10 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from pi05.errors import TemporaryError
+from pi05.errors import DataError, TemporaryError
+
+_AT_ONCE = 32
+"""Objects that `read_all` reads at a time: a bucket answers in some 30 ms, whatever else it is asked."""
 
 
 class Lease:
@@ -61,8 +65,30 @@ class Storage(ABC):
         """Return the sorted names directly under a folder that are complete artefacts."""
 
     @abstractmethod
+    def incomplete(self, key: str) -> list[str]:
+        """Return the sorted names directly under a folder that were begun, or deleted, and are not complete."""
+
+    @abstractmethod
+    def discard(self, key: str) -> None:
+        """Remove what an artefact that was never completed has left; a complete one stays.
+
+        The caller sees to it that nobody is writing it.
+        """
+
+    @abstractmethod
     def scan(self, prefix: str, names: Iterable[str]) -> dict[str, bytes]:
         """Return every object `<prefix>/*/<name>` that exists, by key, in few round trips; a name may hold `*`, too."""
+
+    def read_all(self, keys: Iterable[str]) -> dict[str, bytes]:
+        """Return the content of those objects that exist, by key; many are read at a time."""
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return {key: data for key, data in pool.map(self._read_if_there, keys) if data is not None}
+
+    def _read_if_there(self, key: str) -> tuple[str, bytes | None]:
+        try:
+            return key, self.read(key)
+        except DataError:
+            return key, None
 
     @abstractmethod
     def delete(self, key: str) -> None:
@@ -90,6 +116,15 @@ class Storage(ABC):
     @abstractmethod
     def open(self, key: str) -> Path:
         """Return a local folder with an artefact, verified, to be read only; raise DataError naming each bad file."""
+
+    @abstractmethod
+    def fetch(self, key: str, folder: Path) -> None:
+        """Copy an artefact, verified, manifest included, into a folder that does not exist or is empty.
+
+        Raises:
+            DataError: The artefact is damaged; every bad file is named, and the folder is not made.
+            TemporaryError: The disk is full, or the storage cannot be reached.
+        """
 
     @abstractmethod
     def scratch(self, key: str) -> Path:

@@ -15,6 +15,7 @@ step number.
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +31,7 @@ from pi05.data.transforms import Recipe
 from pi05.errors import ConfigError, DataError
 from pi05.model import weights
 from pi05.storage import RunPaths, Storage
+from pi05.training import processes
 from pi05.training import step as training
 from pi05.training.step import TrainState
 
@@ -107,12 +109,17 @@ class CheckpointMeta(BaseModel):
         return {source.task: source.sentence for source in self.sources}.get(task, self.sentence)
 
 
-def save(storage: Storage, key: str, state: TrainState, recipe: Recipe, meta: CheckpointMeta) -> None:
-    """Write one checkpoint; it appears whole or not at all."""
-    with storage.stage(key) as folder:
+def save(stage: AbstractContextManager[Path], state: TrainState, recipe: Recipe, meta: CheckpointMeta) -> None:
+    """Write one checkpoint into the folder of `stage`, which makes it appear whole or not at all.
+
+    Of several processes all take part, and one writes.
+    """
+    state = processes.gather(state)
+    if not processes.leads():
+        return
+    with stage as folder:
         weights.write(folder / "params", training.policy_params(state))
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            checkpointer.save((folder / "train_state").absolute(), _beside_params(state))
+        weights.save(folder / "train_state", _beside_params(state))
         stats.write(folder / "assets" / ASSET_ID, recipe.stats)
         (folder / TOKENIZER).write_bytes(recipe.tokenizer.model)
         (folder / META).write_text(meta.model_dump_json(indent=1))
@@ -130,8 +137,8 @@ def restore(folder: Path, mesh: Mesh, model: ModelConfig, train: TrainConfig) ->
             sharding,
         )
     )
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        beside = checkpointer.restore(
+    with weights.checkpointer() as orbax:
+        beside = orbax.restore(
             (folder / "train_state").absolute(),
             args=ocp.args.PyTreeRestore(item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target)),
         )

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import jax
 import numpy as np
@@ -19,17 +19,20 @@ from jax.sharding import Mesh
 
 from pi05.config import Share, TrainJob
 from pi05.data.batches import Loader, Source
+from pi05.errors import ConfigError, Unreachable
 from pi05.events import EventWriter
 from pi05.model import tree, weights
 from pi05.storage import RunPaths, Storage
 from pi05.storage.artefact import MANIFEST
-from pi05.training import checkpoint, meter, sharding
+from pi05.training import checkpoint, meter, processes, saving, sharding
 from pi05.training.step import Batch, TrainState, make_step, new_state, state_sharding
 
 log = logging.getLogger("pi05")
 
 _PREFETCH = 2
 """Batches made ahead of the step that uses them."""
+_NONE = -1
+"""Step of a checkpoint where there is none."""
 
 
 class Surroundings(Protocol):
@@ -39,10 +42,10 @@ class Surroundings(Protocol):
     paths: RunPaths
     events: EventWriter
 
-    def check_stop(self) -> None: ...
-
     @property
     def stopping(self) -> bool: ...
+
+    def stop(self) -> NoReturn: ...
 
 
 @dataclass(frozen=True)
@@ -68,38 +71,52 @@ class Training:
             make_step(self.mesh, self.job.model, train),
             meter.Meter(train.patience, time.monotonic),
         )
-        with _Prefetch(self._batches(first)) as ahead:
+        with (
+            _Prefetch(self._batches(first)) as ahead,
+            saving.saver(around, train.keep_every, train.steps) as saver,
+        ):
             for done, batch in zip(range(first + 1, train.steps + 1), ahead, strict=False):
+                if done == first + 1:
+                    processes.compile_together(step_function, state, batch)
                 state, values = step_function(state, batch)
                 metrics.add(values)
-                due = done % train.save_every == 0 or done == train.steps or around.stopping
+                stops = processes.any_stops(around.stopping, done)
+                due = done % train.save_every == 0 or done == train.steps or stops
                 if due or done % train.log_every == 0 or done == first + 1:
                     self._report(done, metrics.read(done), around)
                 if due:
-                    self._save(done, state, around)
-                    around.check_stop()
+                    self._check_datasets(around)
+                    checkpoint.save(saver.stage(done), state, self.loader.recipe, self._meta(done))
+                if stops:
+                    around.stop()
         return state
 
     def _batches(self, first_step: int) -> Iterator[Batch]:
         """Return batches on the devices, endlessly."""
         place = sharding.batch_sharding(self.mesh)
         made = self.loader.batches(first_step)
-        return (jax.device_put(Batch(s.observation, s.actions, s.real), place) for s in made)
+        return (sharding.place_rows(Batch(s.observation, s.actions, s.real), place) for s in made)
 
     def _report(self, step: int, values: meter.Metrics, around: Surroundings) -> None:
+        if not processes.leads():
+            return
         print(meter.line(step, values), flush=True)  # noqa: T201 - the line that people grep
         around.events.emit("progress", step=step, total=self.job.train.steps, unit="steps", metrics=values)
 
-    def _save(self, step: int, state: TrainState, around: Surroundings) -> None:
-        """Save unless the step is saved already, then delete what retention does not keep."""
-        storage, paths, train = around.storage, around.paths, self.job.train
-        if not storage.exists(paths.checkpoint(step)):
-            for dataset, digest in self.digests.items():
-                checkpoint.check_digest(dataset, digest, manifest_digest(storage, dataset), "this training began")
-            checkpoint.save(storage, paths.checkpoint(step), state, self.loader.recipe, self._meta(step))
-            around.events.emit("checkpoint", step=step, total=train.steps, unit="steps")
-        for old in checkpoint.superseded(checkpoint.steps(storage, paths.run), train.keep_every):
-            storage.delete(paths.checkpoint(old))
+    def _check_datasets(self, around: Surroundings) -> None:
+        """Raise DataError when a dataset is not the one that training began with.
+
+        A bucket that does not answer is no reason to end: who resumes compares again. Of several processes one looks.
+        """
+        if not processes.leads():
+            return
+        for dataset, digest in self.digests.items():
+            try:
+                now = manifest_digest(around.storage, dataset)
+            except (Unreachable, ConfigError) as error:
+                around.events.emit("warning", message=f"whether dataset {dataset} is unchanged is not known: {error}")
+            else:
+                checkpoint.check_digest(dataset, digest, now, "this training began")
 
     def _meta(self, step: int) -> checkpoint.CheckpointMeta:
         own = self.loader.sources[0]
@@ -132,10 +149,10 @@ class Training:
 def start(training: Training, around: Surroundings) -> TrainState:
     """Return the state to train from: the newest checkpoint of the run, else base weights, else random ones."""
     storage, job, mesh = around.storage, training.job, training.mesh
-    saved = checkpoint.steps(storage, around.paths.run)
-    if saved:
-        folder = storage.open(around.paths.checkpoint(saved[-1]))
-        log.info("resuming from checkpoint %d", saved[-1])
+    newest = processes.choice_of_first(max(checkpoint.steps(storage, around.paths.run), default=_NONE))
+    if newest != _NONE:
+        folder = storage.open(around.paths.checkpoint(newest))
+        log.info("resuming from checkpoint %d", newest)
         checkpoint.check_datasets(folder, training.digests)
         return checkpoint.restore(folder, mesh, job.model, job.train)
     place = state_sharding(mesh, job.model, job.train)
@@ -143,7 +160,9 @@ def start(training: Training, around: Surroundings) -> TrainState:
         folder = storage.open(f"weights/{job.train.weights}")
         params = weights.read(folder / "params", job.model, place.params)
     else:
-        params = random_params(training)
+        params = {
+            path: sharding.place_whole(array, place.params[path]) for path, array in random_params(training).items()
+        }
     return jax.jit(lambda params: new_state(params, job.model, job.train), out_shardings=place)(params)
 
 

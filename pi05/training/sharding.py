@@ -18,20 +18,21 @@ def make_mesh(fsdp_devices: int, batch_size: int, devices: Sequence[Any] | None 
     Args:
         fsdp_devices: Devices that share one copy of the parameters; 0 means all.
         batch_size: Global batch, which must divide by the devices.
-        devices: None takes all there are.
+        devices: None takes all there are, of all processes.
 
     Raises:
         ConfigError: Devices, fsdp_devices and batch_size do not divide.
     """
     devices = devices or jax.devices()
     total = len(devices)
+    all_of_them = f"{total} devices" + (f" of {jax.process_count()} processes" if jax.process_count() > 1 else "")
     fsdp = fsdp_devices or total
     if total % fsdp:
-        raise ConfigError(f"fsdp_devices {fsdp} does not divide the {total} devices; use a divisor of {total}, or 0")
+        raise ConfigError(f"fsdp_devices {fsdp} does not divide the {all_of_them}; use a divisor of {total}, or 0")
     if batch_size % total:
         lower, upper = batch_size // total * total, -(-batch_size // total) * total
         raise ConfigError(
-            f"batch_size {batch_size} is not divisible by {total} devices; use "
+            f"batch_size {batch_size} is not divisible by {all_of_them}; use "
             + (f"{lower} or {upper}" if lower else f"{upper}")
         )
     return Mesh(np.array(devices).reshape(total // fsdp, fsdp), (DATA, FSDP))
@@ -55,6 +56,23 @@ def fsdp_sharding(mesh: Mesh, array: jax.ShapeDtypeStruct | jax.Array, min_bytes
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Return the split of a batch's leading axis over all devices."""
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+
+
+def own_rows(place: NamedSharding, batch_size: int) -> slice:
+    """Return the rows of a batch that lie on this process's devices; devices are numbered process after process."""
+    parts = [part[0] for part in place.addressable_devices_indices_map((batch_size,)).values() if part is not None]
+    spans = [part.indices(batch_size) for part in parts]
+    return slice(min(begin for begin, _, _ in spans), max(end for _, end, _ in spans))
+
+
+def place_rows(rows: Any, place: NamedSharding) -> Any:
+    """Return a tree of batches on the devices, given this process's rows of each."""
+    return jax.make_array_from_process_local_data(place, rows)
+
+
+def place_whole(array: np.ndarray, place: Any) -> jax.Array:
+    """Return an array, which every process has whole, on the devices; each gets its part only."""
+    return jax.make_array_from_callback(array.shape, place, lambda part: array[part])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

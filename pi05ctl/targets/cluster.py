@@ -8,6 +8,7 @@ import functools
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -92,7 +93,12 @@ class ClusterTarget:
                 raise UsageError(problem)
             self._make_room(run.run)
             self._records.write(run, self._clock(), parent)
-            self._install(run.run, values)
+            try:
+                self._install(run.run, values)
+            except TargetError:
+                if before is None:
+                    self._records.forget(run.run)
+                raise
         return Submission(run.run, "resumed" if before is not None else "started")
 
     def values(self, run: Rendered) -> bytes:
@@ -114,17 +120,24 @@ class ClusterTarget:
 
     def snapshots(self) -> tuple[list[Snapshot], list[str]]:
         """Return what is known of every run now, and complaints about those that cannot be read."""
-        jobs = {_run(job): job for job in self.kubernetes.jobs()}
+        with ThreadPoolExecutor() as pool:  # the API server and the bucket are asked at the same time
+            asked_pods = pool.submit(self.kubernetes.pods, fields="status.phase!=Succeeded")
+            asked_jobs = pool.submit(self.kubernetes.jobs)
+            files, problems = self._all_files()
+        jobs = {_run(job): job for job in asked_jobs.result()}
         pods: dict[str, list[Object]] = {}
-        for pod in self.kubernetes.pods(fields="status.phase!=Succeeded"):
+        for pod in asked_pods.result():
             pods.setdefault(_run(pod), []).append(pod)
-        try:
-            files, problems = self.storage.scan("runs", records.NAMES), []
-        except JobError as error:
-            files, problems = {}, [f"{error} (shown is what the cluster alone knows)"]
         runs = sorted({key.split("/")[1] for key in files if key.endswith("/run.json")} | jobs.keys())
         found, damaged = self._together(files, jobs, pods, runs, _TAIL_OF_MANY)
         return found, problems + damaged
+
+    def _all_files(self) -> tuple[dict[str, bytes], list[str]]:
+        """Return the records of all runs; a complaint instead when the bucket cannot be read."""
+        try:
+            return self._records.all_files(), []
+        except JobError as error:
+            return {}, [f"{error} (shown is what the cluster alone knows)"]
 
     def alive(self, run: str) -> bool:
         """Return whether something of the run still works."""
@@ -156,7 +169,15 @@ class ClusterTarget:
 
     def forget(self, run: str) -> None:
         """Remove what an ended run has in the cluster; what it wrote stays."""
-        self.helm.uninstall(run)
+        release = self.helm.find(run)
+        if release is not None and release.ours:
+            self.helm.uninstall(run)
+        self.kubernetes.remove(run)
+
+    def installed(self) -> dict[str, float]:
+        """Return when the release or Job of each run and probe that the cluster has was made."""
+        found = {_run(job): _created(job) for job in self.kubernetes.jobs()}
+        return found | {release.name: release.updated for release in self.helm.releases()}
 
     def _refuse_placeholders(self) -> None:
         """Raise UsageError when a setting still is a placeholder."""
@@ -254,7 +275,11 @@ class ClusterTarget:
 
     def _queue(self, job: Object) -> str:
         """Return what Kueue says of a Job that it holds back; empty when there is no Kueue."""
-        path = f"/apis/kueue.x-k8s.io/v1beta1/namespaces/{self.cluster.namespace}/workloads"
+        group = self.kubernetes.find("/apis/kueue.x-k8s.io")
+        if group is None:
+            return ""
+        version = group["preferredVersion"]["groupVersion"]
+        path = f"/apis/{version}/namespaces/{self.cluster.namespace}/workloads"
         found = self.kubernetes.find(path, labelSelector=f"kueue.x-k8s.io/job-uid={job['metadata']['uid']}")
         items: list[Object] = (found or {}).get("items", [])
         conditions: list[Object] = [c for item in items for c in item.get("status", {}).get("conditions", [])]

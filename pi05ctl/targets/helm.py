@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ class Release:
         name: The run's name.
         status: deployed, pending-install, uninstalling, failed, ...
         chart: Name and version of its chart.
+        updated: When something was last done to it, in seconds since 1970.
     """
 
     name: str
     status: str
     chart: str
+    updated: float
 
     @property
     def ours(self) -> bool:
@@ -71,18 +74,24 @@ class Helm:
         """Return the release of this name in whatever state."""
         command = ["list", "--all", "--filter", f"^{run}$", "--output", "json", *self._scope]
         found: list[dict[str, Any]] = json.loads(_run(command, b"", self._explain) or b"[]")
-        return next((Release(row["name"], row["status"], row["chart"]) for row in found), None)
+        return next(map(_release, found), None)
 
     def releases(self) -> list[Release]:
         """Return all releases of our chart."""
         command = ["list", "--all", "--max", "0", "--output", "json", *self._scope]
         found: list[dict[str, Any]] = json.loads(_run(command, b"", self._explain) or b"[]")
-        every = [Release(row["name"], row["status"], row["chart"]) for row in found]
-        return [release for release in every if release.ours]
+        return [release for release in map(_release, found) if release.ours]
 
     def _explain(self, stderr: str) -> TargetError:
         """Return Helm's complaint as one line with Kubernetes' own reason and the remedy."""
-        return explain(_reason(stderr), self._place)
+        return explain(reason(stderr), self._place)
+
+
+def _release(row: dict[str, Any]) -> Release:
+    """Return a release as `helm list` has it; its time is Go's, `2026-11-24 22:36:01.123456789 +0000 UTC`."""
+    day, clock, zone, *_ = str(row["updated"]).split()
+    updated = datetime.strptime(f"{day} {clock.partition('.')[0]} {zone}", "%Y-%m-%d %H:%M:%S %z")
+    return Release(row["name"], row["status"], row["chart"], updated.timestamp())
 
 
 def version() -> str:
@@ -90,7 +99,7 @@ def version() -> str:
     return _run(["version", "--short"], b"", lambda text: TargetError(text)).decode().strip()
 
 
-def _reason(stderr: str) -> str:
+def reason(stderr: str) -> str:
     """Return the last complaint on stderr as one line, without Helm's words around it."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
     start = next((i for i, line in enumerate(lines) if line.startswith("Error: ")), max(len(lines) - 1, 0))

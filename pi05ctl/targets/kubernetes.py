@@ -103,10 +103,18 @@ class Kubernetes:
     def kill_pods(self, run: str) -> None:
         """Delete a run's pods without a grace period, one by one: the right to delete collections is not needed."""
         for pod in self.pods(run):
-            path = f"{self._path('v1', 'pods')}/{quote(pod['metadata']['name'])}"
-            status, body = self._ask("DELETE", path, {"gracePeriodSeconds": 0})
-            if status != 404:
-                self._judged(status, body)
+            self._delete(f"{self._path('v1', 'pods')}/{quote(pod['metadata']['name'])}", gracePeriodSeconds=0)
+
+    def remove(self, run: str) -> None:
+        """Delete a run's Jobs, which Helm has lost, with their pods, and what the chart makes beside them."""
+        for job in self.jobs(run):
+            path = f"{self._path('batch/v1', 'jobs')}/{quote(job['metadata']['name'])}"
+            self._delete(path, propagationPolicy="Background")
+        for resource in ("configmaps", "services"):
+            path = f"{self._path('v1', resource)}/{quote(run)}"
+            found = self.find(path)
+            if found is not None and found["metadata"].get("labels", {}).get(RUN_LABEL) == run:
+                self._delete(path)
 
     def allowed(self, verb: str, group: str, resource: str, subresource: str = "") -> bool:
         """Return whether we may do something in the namespace."""
@@ -130,6 +138,12 @@ class Kubernetes:
         if status == 404:
             return None
         return cast("Object", json.loads(self._judged(status, body)))
+
+    def _delete(self, path: str, **query: str | int) -> None:
+        """Delete one object, unless it is gone."""
+        status, body = self._ask("DELETE", path, query)
+        if status != 404:
+            self._judged(status, body)
 
     def _list(self, api: str, resource: str, query: Mapping[str, Any]) -> list[Object]:
         """Return objects from the server's watch cache, which is current and costs etcd nothing."""

@@ -1,9 +1,12 @@
 """run.json, job.json, cancel.json and the last events of runs in storage: what is known of a run wherever it runs."""
 
 import contextlib
+import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -16,9 +19,11 @@ from pi05ctl.errors import TargetError, UsageError
 from pi05ctl.process import cancel_key
 from pi05ctl.render import PipelineJob, Rendered, moved, to_json
 from pi05ctl.spec import RunSpec
+from pi05ctl.status import finished
 
-NAMES = ("run.json", "status.json", "shards/*/status.json", "cancel.json")
-"""What a table of all runs needs to read of each."""
+_NAMES = ("run.json", "status.json", "cancel.json")
+"""What a table of all runs needs to read of each, beside the status.json of its shards."""
+_IN_SHARDS = ("demos-", "eval-")
 _POLL = 0.05
 _LOCK_PATIENCE = 90.0
 """Seconds that a submission waits for another one of the same run; on gs:// that of a killed one expires after 60."""
@@ -51,10 +56,13 @@ class Records:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
+        self._done = DoneRuns(storage.url)
 
     def names(self) -> list[str]:
         """Return the names of all runs."""
-        return [key.split("/")[1] for key in self.storage.scan("runs", ("run.json",))]
+        names = self.storage.children("runs")
+        found = self.storage.read_all(RunPaths(run).spec for run in names)
+        return [run for run in names if RunPaths(run).spec in found]
 
     def exists(self, run: str) -> bool:
         """Return whether there is a run of this name."""
@@ -68,15 +76,23 @@ class Records:
             raise TargetError(f"there is no run {run} in {self.storage.url}") from error
         return self.parse(run, data)
 
-    def files(self, run: str) -> dict[str, bytes]:
-        """Return the files of NAMES that a run has, by key."""
-        root = RunPaths(run).root
-        found = self.storage.scan(f"{root}/shards", ("status.json",))
-        for name in NAMES:
-            with contextlib.suppress(DataError):
-                if "*" not in name:
-                    found[f"{root}/{name}"] = self.storage.read(f"{root}/{name}")
-        return found
+    def files(self, *runs: str) -> dict[str, bytes]:
+        """Return what runs have of run.json, cancel.json and status.json, their own or their shards', by key."""
+        keys = [f"{RunPaths(run).root}/{name}" for run in runs for name in _NAMES]
+        firsts = {run: RunPaths(run, shard=0).status for run in runs if run.startswith(_IN_SHARDS)}
+        found = self.storage.read_all([*keys, *firsts.values()])
+        others = [key for run, first in firsts.items() if first in found for key in _other_shards(run, found[first])]
+        return found | self.storage.read_all(others)
+
+    def all_files(self) -> dict[str, bytes]:
+        """Return the files of every run. Those of a run that is done are read once and then kept on this machine."""
+        runs = self.storage.children("runs")
+        done = {run: files for run, files in self._done.load().items() if run in runs}
+        found = self.files(*(run for run in runs if run not in done))
+        new = {run: own for run, own in _by_run(found).items() if finished(verdicts(own, run))}
+        if new:
+            self._done.save(done | new)
+        return {key: data for own in done.values() for key, data in own.items()} | found
 
     def parse(self, run: str, data: bytes) -> Record:
         """Return the record in the bytes of a run's run.json; raise TargetError when they are none."""
@@ -111,6 +127,11 @@ class Records:
         self.storage.write(paths.job, run.job_json)
         self.storage.write(paths.spec, to_json(record))
         self.storage.delete(cancel_key(run.run))
+
+    def forget(self, run: str) -> None:
+        """Remove the record of a run that could not be started and never has been."""
+        for key in (RunPaths(run).spec, RunPaths(run).job):
+            self.storage.delete(key)
 
     def refuse_other(self, run: Rendered) -> None:
         """Raise UsageError when the stored run of this name is another one."""
@@ -149,7 +170,10 @@ def cancelled(files: Mapping[str, bytes], run: str) -> float | None:
 
 
 def verdicts(files: Mapping[str, bytes], run: str) -> tuple[Event, ...]:
-    """Return the last event of a run, or of each of its shards; what is damaged is left out."""
+    """Return the last event of a run, or of each of its shards; what is damaged is left out.
+
+    A run that was resumed with another number of shards has those of its latest start.
+    """
     root = f"{RunPaths(run).root}/"
     found: list[Event] = []
     for key in sorted(key for key in files if key.startswith(root) and key.endswith("/status.json")):
@@ -157,4 +181,52 @@ def verdicts(files: Mapping[str, bytes], run: str) -> tuple[Event, ...]:
             found.append(Event.model_validate_json(files[key]))
         except ValidationError:
             continue
-    return tuple(found)
+    if not found:
+        return ()
+    shards = (max(found, key=lambda event: event.time).model_extra or {}).get("shards")
+    return tuple(event for event in found if (event.model_extra or {}).get("shards") == shards)
+
+
+def _other_shards(run: str, first: bytes) -> list[str]:
+    """Return where the other shards of a run have their status, given that of the first one."""
+    try:
+        shards = int((Event.model_validate_json(first).model_extra or {}).get("shards", 1))
+    except (ValidationError, ValueError):
+        return []
+    return [RunPaths(run, shard=shard).status for shard in range(1, shards)]
+
+
+def _by_run(files: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
+    found: dict[str, dict[str, bytes]] = {}
+    for key, data in files.items():
+        found.setdefault(key.split("/")[1], {})[key] = data
+    return found
+
+
+class DoneRuns:
+    """The files of runs that are done, on this machine: they never change, and most runs are done.
+
+    Args:
+        url: The storage they are of.
+    """
+
+    def __init__(self, url: str) -> None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        self._path = cache / "pi05" / "done" / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.json"
+
+    def load(self) -> dict[str, dict[str, bytes]]:
+        """Return the files of every run that was kept, by run and key; none when they cannot be read."""
+        try:
+            content: dict[str, dict[str, str]] = json.loads(self._path.read_bytes())
+            return {run: {key: text.encode() for key, text in files.items()} for run, files in content.items()}
+        except (OSError, ValueError, AttributeError):
+            return {}
+
+    def save(self, runs: Mapping[str, Mapping[str, bytes]]) -> None:
+        """Keep the files of runs; where that is impossible, they are read again next time."""
+        content = {run: {key: data.decode() for key, data in files.items()} for run, files in runs.items()}
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            part = self._path.with_suffix(f".{os.getpid()}")
+            part.write_text(json.dumps(content))
+            part.replace(self._path)

@@ -51,6 +51,11 @@ _ROWS: tuple[tuple[tuple[str, ...], type[TargetError], str], ...] = (
         "kubectl config get-contexts lists what there is; [cluster] context in pi05.toml (or pi05ctl init) chooses one",
     ),
     (
+        ("Invalid kube-config", "Expected object with name"),
+        TargetError,
+        "kubectl config get-contexts lists what there is; [cluster] context in pi05.toml (or pi05ctl init) chooses one",
+    ),
+    (
         ("Invalid kube-config",),
         TargetError,
         "set KUBECONFIG to your cluster's file, or fetch one (on GKE: gcloud container clusters get-credentials NAME)",

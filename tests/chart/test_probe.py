@@ -1,4 +1,4 @@
-"""The release with which `pi05ctl doctor` looks at a cluster from inside: the pod of a real run, told to look around."""
+"""The release with which `pi05ctl doctor` looks at a cluster from inside: a real run's pod, told to look around."""
 
 import copy
 import json

@@ -76,7 +76,8 @@ def test_no_words_are_a_call_for_help(capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["submit", "render", "status", "logs", "wait", "cancel", "resume", "results", "report"]
+    "name",
+    ["submit", "render", "status", "logs", "wait", "cancel", "resume", "results", "report", "doctor", "init", "gc"],
 )
 def test_every_command_has_help(capsys, name):
     code, out, _ = command(capsys, name, "-h")

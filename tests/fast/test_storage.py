@@ -5,7 +5,10 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -81,8 +84,21 @@ def test_a_killed_attempt_is_not_there_and_the_next_one_succeeds(storage: FileSt
     assert process.exitcode == -signal.SIGKILL
     assert not storage.exists("datasets/a")
     assert storage.children("datasets") == []
+    assert storage.incomplete("datasets") == ["a"]
     publish(storage)
     assert storage.verify("datasets/a") == []
+
+
+def test_what_was_never_completed_is_discarded_and_nothing_else(storage: FileStorage) -> None:
+    publish(storage)
+    for name in ("b", ".c.incomplete"):  # half deleted, half made
+        (storage.path("datasets") / name).mkdir()
+    assert storage.incomplete("datasets") == ["b", "c"]
+    for name in ("a", "b", "c"):
+        storage.discard(f"datasets/{name}")
+    assert [path.name for path in storage.path("datasets").iterdir()] == ["a"]
+    assert storage.verify("datasets/a") == []
+    assert storage.incomplete("nothing") == []
 
 
 def test_damage_is_named_file_by_file(storage: FileStorage) -> None:
@@ -170,3 +186,72 @@ def test_run_paths_name_every_artefact() -> None:
     assert {paths.spec, paths.job, paths.status, paths.log} == {
         f"runs/train-pushcube-3f2a91/{name}" for name in ("run.json", "job.json", "status.json", "log.txt")
     }
+
+
+def test_a_shard_has_a_status_and_a_lease_of_its_own() -> None:
+    paths = RunPaths("eval-pushcube-3f2a91", shard=3)
+    assert paths.status == "runs/eval-pushcube-3f2a91/shards/3/status.json"
+    assert paths.lease == "runs/eval-pushcube-3f2a91/shards/3/lease"
+    assert paths.results == "runs/eval-pushcube-3f2a91/results"
+    assert paths.attempt_log("pod-1") == "runs/eval-pushcube-3f2a91/logs/pod-1.txt"
+
+
+def test_of_several_writers_one_is_first(storage: FileStorage) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda i: storage.write("runs/r/run.json", b"%d" % i, absent=True), range(8)))
+    assert sum(won) == 1
+    assert storage.read("runs/r/run.json") == b"%d" % won.index(True)
+    assert storage.children("runs/r") == ["run.json"]
+    assert [path.name for path in storage.path("runs/r").iterdir()] == ["run.json"]
+
+
+def test_a_published_folder_stays_as_it_is(storage: FileStorage, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    (folder / "data").mkdir(parents=True)
+    (folder / "data/x").write_text("x")
+    (folder / "link").symlink_to(folder / "data/x")
+    (folder / MANIFEST).write_text("of another artefact")
+    storage.publish(folder, "weights/a")
+    assert storage.verify("weights/a") == []
+    assert (storage.path("weights/a") / "link").read_text() == "x"
+    assert not (storage.path("weights/a") / "link").is_symlink()
+    assert (folder / MANIFEST).read_text() == "of another artefact"
+    with pytest.raises(ConfigError, match="already exists"):
+        storage.publish(folder, "weights/a")
+
+
+def test_objects_of_all_runs_are_scanned(storage: FileStorage) -> None:
+    publish(storage, "runs/.hidden")
+    for key in ("runs/a/status.json", "runs/b/status.json", "runs/b/shards/0/status.json", "runs/b/x/y/status.json"):
+        storage.write(key, key.encode())
+    found = storage.scan("runs", ["status.json", "shards/*/status.json", "run.json"])
+    assert found == {
+        key: key.encode() for key in ("runs/a/status.json", "runs/b/status.json", "runs/b/shards/0/status.json")
+    }
+    assert storage.scan("nothing", ["x"]) == {}
+
+
+def test_complete_artefacts_are_told_from_others(storage: FileStorage) -> None:
+    publish(storage)
+    storage.write("datasets/half/x", b"")
+    assert storage.artefacts("datasets") == ["a"]
+    assert abs(storage.modified("datasets/a") - time.time()) < 60
+    for key in ("datasets/half", "datasets/none"):
+        with pytest.raises(DataError, match="does not exist"):
+            storage.modified(key)
+
+
+def test_an_artefact_is_fetched_whole_or_not_at_all(storage: FileStorage, tmp_path: Path) -> None:
+    folder = publish(storage)
+    storage.fetch("datasets/a", tmp_path / "here/copy")
+    assert (tmp_path / "here/copy/data/x.bin").read_bytes() == b"12345"
+    assert (tmp_path / "here/copy" / MANIFEST).read_bytes() == (folder / MANIFEST).read_bytes()
+    (folder / "y.txt").unlink()
+    with pytest.raises(DataError, match=r"cannot be used: y\.txt is missing"):
+        storage.fetch("datasets/a", tmp_path / "here/other")
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["copy"]
+
+
+def test_a_bucket_costs_imports_only_when_it_is_connected() -> None:
+    code = "import sys, pi05.storage; print([name for name in sys.modules if name.startswith('google.cloud')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"[]\n"

@@ -54,7 +54,7 @@ def save_checkpoint(storage: FileStorage, step: int) -> None:
         train=tiny.train,
     )
     state = new_state(tree.initial(tiny.model, seed=step), tiny.model, tiny.train)
-    checkpoint.save(storage, TRAINING.checkpoint(step), state, recipe, meta)
+    checkpoint.save(storage.stage(TRAINING.checkpoint(step)), state, recipe, meta)
 
 
 def eval_job(storage: FileStorage, run: str, **settings: object) -> EvalJob:

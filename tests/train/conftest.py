@@ -11,6 +11,7 @@ os.environ["XLA_FLAGS"] = (
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from pi05.data.tokenizer import TINY, Tokenizer
 from pi05.data.transforms import Recipe
 from pi05.events import Event, EventWriter, parse
 from pi05.jobs.runtime import Stopped
+from pi05.simulator import state_names
 from pi05.storage import FileStorage, RunPaths
 from pi05.tasks import find
 from pi05.training.loop import Training
@@ -52,6 +54,7 @@ TRAIN = TrainConfig(
     patience=0,
 )
 CONVENTION = Convention(cameras=(), state="joints_and_poses")
+NAMES = state_names(find("pushcube"), CONVENTION)
 
 
 def make_dataset(episodes: int = 6, steps: int = 30) -> Dataset:
@@ -65,9 +68,9 @@ def make_dataset(episodes: int = 6, steps: int = 30) -> Dataset:
         attempts=(),
         versions={},
     )
-    states = random.normal(size=(rows, 13)).astype(np.float32)
+    states = random.normal(size=(rows, len(NAMES))).astype(np.float32)
     actions = states[:, :8] + random.normal(size=(rows, 8), scale=0.1).astype(np.float32)
-    return Dataset(meta, states, actions, np.arange(0, rows + 1, steps), tuple(f"s{i}" for i in range(13)))
+    return Dataset(meta, states, actions, np.arange(0, rows + 1, steps), NAMES)
 
 
 @dataclass
@@ -94,9 +97,8 @@ class Around:
     def stopping(self) -> bool:
         return self.stop_after is not None and max(self.losses, default=0) + 1 >= self.stop_after
 
-    def check_stop(self) -> None:
-        if self.stopping:
-            raise Stopped("asked to")
+    def stop(self) -> NoReturn:
+        raise Stopped("asked to")
 
 
 @pytest.fixture(scope="session", autouse=True)

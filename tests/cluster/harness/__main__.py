@@ -1,27 +1,34 @@
-"""The command line: python -m tests.cluster.harness up | down | status | env."""
+"""The command line: python -m tests.cluster.harness up | down | status | env | images [NAME...]."""
 
 import argparse
 import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
-from tests.cluster.harness import binaries, cluster, machine, processes
+from tests.cluster.harness import binaries, cluster, images, machine, processes
 
 
 def main() -> int:
     """Do what the command line says; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.cluster.harness", description="A Kubernetes for the tests.")
-    parser.add_argument("command", choices=("up", "down", "status", "env"))
-    command = parser.parse_args().command
+    commands = parser.add_subparsers(required=True)
+    for command in (up, down, status, env):
+        commands.add_parser(command.__name__, help=command.__doc__).set_defaults(do=lambda _, do=command: do())
+    build = commands.add_parser("images", help=build_images.__doc__)
+    build.add_argument("names", nargs="*", type=image, metavar=" | ".join(images.NAMES))
+    build.set_defaults(do=lambda given: build_images(given.names or images.NAMES))
+    given = parser.parse_args()
     try:
-        return {"up": up, "down": down, "status": status, "env": env}[command]()
+        return given.do(given)
     except machine.Unsuitable as why:
         print(f"cluster: {why}", file=sys.stderr)
         return 3
 
 
 def up() -> int:
+    """Bring the cluster up, or find that it is."""
     start = time.monotonic()
     new = cluster.up()
     print(f"cluster: {'up after' if new else 'was up; looked for'} {time.monotonic() - start:.1f} s")
@@ -29,6 +36,7 @@ def up() -> int:
 
 
 def down() -> int:
+    """Take it down."""
     start = time.monotonic()
     cluster.down()
     print(f"cluster: down after {time.monotonic() - start:.1f} s")
@@ -36,6 +44,7 @@ def down() -> int:
 
 
 def status() -> int:
+    """Show processes, node and pods."""
     names = processes.started()
     for name in names:
         print(f"{name:12} {processes.pid(name) or 'gone'}")
@@ -47,8 +56,23 @@ def status() -> int:
 
 
 def env() -> int:
+    """Print what a shell needs to use it."""
     for name, value in cluster.environment().items():
         print(f"export {name}={shlex.quote(value)}")
+    return 0
+
+
+def image(name: str) -> str:
+    """Return a name that images/ has; argparse words the refusal."""
+    if name not in images.NAMES:
+        raise argparse.ArgumentTypeError(f"unknown image {name}; there are {', '.join(images.NAMES)}")
+    return name
+
+
+def build_images(names: Sequence[str]) -> int:
+    """Build and push images of the code as it is, and print their names."""
+    for name in names:
+        print(f"{name} = {images.build(name)!r}", flush=True)
     return 0
 
 

@@ -9,7 +9,18 @@ from pathlib import Path
 
 from pi05ctl.process import identity
 from tests.cluster.harness import binaries, controlplane, images, machine, network, node, pki, processes, services
-from tests.cluster.harness.layout import CACHE, EMULATOR, KUBECONFIG, NODE_IP, REGISTRY_HOST, REPOSITORY, STATE
+from tests.cluster.harness.layout import (
+    API_IP,
+    BRIDGE,
+    CACHE,
+    EMULATOR,
+    KUBECONFIG,
+    NETWORK,
+    NODE_IP,
+    REGISTRY_HOST,
+    REPOSITORY,
+    STATE,
+)
 
 _OWNER = STATE / "owner"  # the process that takes it down; empty: `down` does
 _ORDER = ("kubelet", *reversed(controlplane.NAMES), *services.NAMES)
@@ -21,7 +32,7 @@ def up(*, owned: bool = False) -> bool:
     CACHE.mkdir(parents=True, exist_ok=True)
     with _alone():
         programs = binaries.build()
-        if not _is_orphan() and is_well(programs):
+        if not _is_orphan() and (is_well(programs) or _recovers(programs)):
             return False
         _down()
         STATE.mkdir()
@@ -32,6 +43,7 @@ def up(*, owned: bool = False) -> bool:
 
 def _start(programs: Path) -> None:
     """Start everything, in the order in which it needs each other."""
+    node.look_around()
     pki.make()
     network.up()
     controlplane.start_etcd(programs)
@@ -70,6 +82,16 @@ def is_well(programs: Path) -> bool:
     return living and _runs(programs) and controlplane.is_ready(programs) and node.is_ready(programs)
 
 
+def _recovers(programs: Path) -> bool:
+    """Whether a cluster that lacks a part gets well again: somebody's test may have stopped it for a while."""
+    if not processes.pid("etcd"):
+        return False
+    with contextlib.suppress(TimeoutError):
+        processes.until("the cluster to be whole", lambda: is_well(programs), 60)
+        return True
+    return False
+
+
 def _runs(programs: Path) -> bool:
     """Whether the API server was built from the pins of today."""
     running = Path(f"/proc/{processes.pid('apiserver')}/exe")
@@ -88,10 +110,11 @@ def environment() -> dict[str, str]:
     """Return the variables with which a shell uses the cluster."""
     return {
         "KUBECONFIG": str(KUBECONFIG),
+        "KUBECACHEDIR": str(STATE / "kubecache"),
         "STORAGE_EMULATOR_HOST": EMULATOR,
         "PI05_TEST_REGISTRY": REGISTRY_HOST,
         "PI05_TEST_BUCKET": services.BUCKET,
-        "NO_PROXY": ",".join(filter(None, (os.environ.get("NO_PROXY"), "10.213.0.0/16", NODE_IP))),
+        "NO_PROXY": ",".join(filter(None, (os.environ.get("NO_PROXY"), NETWORK, NODE_IP, API_IP))),
         "PATH": f"{binaries.folder()}:{REPOSITORY}/.venv/bin:{os.environ['PATH']}",
     }
 
@@ -99,7 +122,7 @@ def environment() -> dict[str, str]:
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
     """Hold the lock of this machine's one cluster."""
-    with (CACHE / "cluster.lock").open("w") as lock:
+    with (CACHE / f"{BRIDGE}.lock").open("w") as lock:
         start = time.monotonic()
         while True:
             try:

@@ -5,12 +5,12 @@ import subprocess
 from pathlib import Path
 
 from tests.cluster.harness import pki
-from tests.cluster.harness.layout import API_IP, DNS_IP, KUBECONFIG, SERVER, SERVICES, STATE
+from tests.cluster.harness.layout import API_IP, DNS_IP, INSIDE, KUBECONFIG, SERVER, SERVICES, STATE
 from tests.cluster.harness.processes import start, until
 
 NAMES = ("etcd", "apiserver", "controllers", "scheduler", "dns")
-_ETCD = "http://127.0.0.1:12379"
-_PEER = "http://127.0.0.1:12380"
+_ETCD = f"http://{INSIDE}:12379"
+_PEER = f"http://{INSIDE}:12380"
 _COREFILE = """.:53 {{
     bind {address}
     ready {address}:8181
@@ -73,7 +73,7 @@ def start_controllers(programs: Path) -> None:
         f"--service-account-private-key-file={pki.FOLDER}/accounts.key",
         "--use-service-account-credentials=true",
         "--leader-elect=false",
-        "--bind-address=127.0.0.1",
+        f"--bind-address={INSIDE}",
         "--secure-port=16257",
         "--kube-api-qps=200",  # thousands of Pods in a benchmark
         "--kube-api-burst=400",
@@ -99,7 +99,7 @@ def start_scheduler(programs: Path) -> None:
         f"--config={STATE}/scheduler.yaml",
         f"--authentication-kubeconfig={kubeconfig}",
         f"--authorization-kubeconfig={kubeconfig}",
-        "--bind-address=127.0.0.1",
+        f"--bind-address={INSIDE}",
         "--secure-port=16259",
     )
 

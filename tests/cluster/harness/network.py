@@ -1,6 +1,5 @@
 """The bridge that holds all of the cluster's addresses, and what Pods are told of it. No firewall rules."""
 
-import contextlib
 import json
 import subprocess
 from pathlib import Path
@@ -9,7 +8,6 @@ from tests.cluster.harness.layout import API_IP, BRIDGE, DNS_IP, NODE_IP, PODS, 
 
 CNI = STATE / "cni"
 ADDRESSES = STATE / "addresses"  # which Pod has which
-_RESULTS = Path("/var/lib/cni/results")  # a cache of the CNI library, at a place of its own choice
 
 
 def up() -> None:
@@ -32,14 +30,9 @@ def up() -> None:
 
 
 def down() -> None:
-    """Remove the bridge and what the CNI plugins noted."""
+    """Remove the bridge."""
     if Path(f"/sys/class/net/{BRIDGE}").exists():
         _ip("link", "delete", BRIDGE)
-    for result in _RESULTS.glob(f"{BRIDGE}-*"):
-        result.unlink()
-    for folder in (_RESULTS, _RESULTS.parent):
-        with contextlib.suppress(OSError):  # somebody else's are in it, or there is none
-            folder.rmdir()
 
 
 def _ip(*words: str) -> None:

@@ -63,10 +63,25 @@ _SYSCTLS = (  # what the kubelet sets on its machine; put back by stop()
     "kernel/keys/root_maxkeys",
     "kernel/keys/root_maxbytes",
 )
-_LINKS = Path("/var/log/containers")  # the kubelet's, at a place of its own choice
+_LINKS = Path("/var/log/containers")
+_PLACES = (  # that containerd, CNI, kubelet and buildah make and that cannot be set; removed when they were not there
+    "/etc/cni",
+    "/usr/libexec/kubernetes",
+    "/var/lib/cni",
+    "/var/lib/containers",
+    "/var/lib/kubelet",
+    "/var/log/containers",
+)
 
 
 # ---- containerd ------------------------------------------------------------------------------------------------------
+def look_around() -> None:
+    """Write down what the machine is like before, for down() to restore."""
+    values = {name: Path("/proc/sys", name).read_text() for name in _SYSCTLS}
+    absent = [place for place in _PLACES if not Path(place).exists()]
+    (STATE / "before.json").write_text(json.dumps({"sysctls": values, "absent": absent}, indent=1))
+
+
 def start_containerd(pause: str) -> None:
     """Start containerd without a container, with the images of before."""
     (_CERTS / REGISTRY_HOST).mkdir(parents=True, exist_ok=True)
@@ -103,7 +118,6 @@ def start_kubelet(programs: Path) -> None:
     """Start the kubelet, wait until its node is ready, and give it its GPUs."""
     for folder in _cgroups():
         folder.mkdir(exist_ok=True)
-    _save_sysctls()
     (STATE / "kubelet.yaml").write_text(json.dumps(_kubelet_config(), indent=1))
     start(
         "kubelet",
@@ -191,10 +205,8 @@ def down() -> None:
     until("shims to end", _kill_shims, 30)
     _unmount()
     _remove_cgroups()
-    _restore_sysctls()
-    for link in _LINKS.glob("*") if _LINKS.exists() else ():
-        if link.is_symlink() and link.readlink().is_relative_to(STATE):
-            link.unlink()
+    _remove_links()
+    _restore()
 
 
 def _cgroups() -> list[Path]:
@@ -248,24 +260,27 @@ def _remove_cgroups() -> None:
             folder.rmdir()
 
 
-def _save_sysctls() -> None:
-    saved = STATE / "sysctls.json"
-    if not saved.exists():
-        values = {name: Path("/proc/sys", name).read_text() for name in _SYSCTLS}
-        saved.write_text(json.dumps(values, indent=1))
+def _remove_links() -> None:
+    """Remove the kubelet's links to logs of Pods; another kubelet's stay."""
+    for link in _LINKS.glob("*") if _LINKS.exists() else ():
+        if link.is_symlink() and link.readlink().is_relative_to(STATE):
+            link.unlink()
 
 
-def _restore_sysctls() -> None:
-    saved = STATE / "sysctls.json"
-    if saved.exists():
-        for name, value in json.loads(saved.read_text()).items():
+def _restore() -> None:
+    """Set and remove what look_around() found otherwise."""
+    path = STATE / "before.json"
+    if path.exists():
+        before = json.loads(path.read_text())
+        for name, value in before["sysctls"].items():
             Path("/proc/sys", name).write_text(value)
-        saved.unlink()
+        for place in before["absent"]:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def remove_state() -> None:
     """Delete the state folder, which must hold no mount any more."""
-    still = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines() if str(STATE) in line]
+    still = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines() if f"{STATE}/" in line]
     if still:
         raise RuntimeError(f"still mounted below the cluster's state: {', '.join(still)}; unmount that and try again")
     shutil.rmtree(STATE, ignore_errors=True)

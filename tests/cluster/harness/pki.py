@@ -37,9 +37,8 @@ def make() -> None:
     """Write every key, certificate and kubeconfig of the control plane, the node and the administrator."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     authority = _authority()
-    loopback = ipaddress.ip_address("127.0.0.1")
-    node = [x509.DNSName(NODE), x509.IPAddress(ipaddress.ip_address(NODE_IP)), x509.IPAddress(loopback)]
-    server = [*map(x509.DNSName, _NAMES), x509.IPAddress(loopback), x509.IPAddress(ipaddress.ip_address(API_IP))]
+    node = [x509.DNSName(NODE), x509.IPAddress(ipaddress.ip_address(NODE_IP))]
+    server = [*map(x509.DNSName, _NAMES), x509.IPAddress(ipaddress.ip_address(API_IP))]
     issue(authority, "apiserver", "kube-apiserver", names=server)
     issue(authority, "apiclient", "kube-apiserver-kubelet-client", "system:masters")
     issue(authority, "admin", "admin", "system:masters")

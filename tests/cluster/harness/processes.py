@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +11,17 @@ from pi05ctl.process import identity
 from tests.cluster.harness.layout import STATE
 
 
-def start(name: str, *line: object, env: dict[str, str] | None = None) -> None:
-    """Start a process that outlives this one; its output goes to NAME.log."""
+def start(name: str, *line: object) -> None:
+    """Start a process that outlives this one, in a session of its own; its output goes to NAME.log."""
+    words = [str(word) for word in line]
     with (STATE / f"{name}.log").open("ab") as log:
-        words = [str(word) for word in line]
-        where = {"cwd": STATE, "env": {**os.environ, **(env or {})}, "start_new_session": True}
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **where)
-    _file(name).write_text(f"{process.pid} {identity(process.pid)}")
+        streams = [
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, log.fileno(), 1),
+            (os.POSIX_SPAWN_DUP2, log.fileno(), 2),
+        ]
+        number = os.posix_spawnp(words[0], words, os.environ, file_actions=streams, setsid=True)
+    _file(name).write_text(f"{number} {identity(number)}")
 
 
 def pid(name: str) -> int | None:

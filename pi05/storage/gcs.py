@@ -1,0 +1,269 @@
+"""gs://: a bucket of Google Cloud Storage as storage, with this machine's disk as its cache.
+
+Everything that is read in whole folders lies under TMPDIR (in a pod the large scratch disk), every artefact in a folder
+named by its content; the small objects that `scan` has read lie in the user's cache, so that a status of a thousand
+runs reads what has changed.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pi05.errors import ConfigError, DataError
+from pi05.storage import artefact, lease, transfer
+from pi05.storage.artefact import MANIFEST, Entry, disk_errors
+from pi05.storage.bucket import WORKERS, Bucket, Conflict, Missing, Object
+from pi05.storage.interface import Lease, Storage
+from pi05.storage.names import check_key
+
+
+class GcsStorage(Storage):
+    """A bucket, or a folder in one.
+
+    Args:
+        url: `gs://bucket` or `gs://bucket/folder`.
+        patience: Seconds that an operation is repeated before the bucket counts as unreachable; None: PATIENCE.
+
+    Raises:
+        ConfigError: The URL is not of that form.
+    """
+
+    def __init__(self, url: str, patience: float | None = None) -> None:
+        parts = urlsplit(url)
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", parts.netloc) or parts.query or parts.fragment:
+            raise ConfigError(f"storage {url!r} is not supported; use gs://bucket or gs://bucket/folder")
+        folder = parts.path.strip("/")
+        self.url = f"gs://{parts.netloc}/{folder}".rstrip("/")
+        self._prefix = f"{check_key(folder)}/" if folder else ""
+        self._bucket = Bucket(parts.netloc, patience)
+        self._held: list[lease.BucketLease] = []
+
+    def read(self, key: str) -> bytes:
+        try:
+            return self._bucket.read(self._name(key))
+        except Missing as error:
+            raise DataError(f"{self.url}/{key} does not exist") from error
+
+    def write(self, key: str, data: bytes, absent: bool = False) -> bool:
+        self._may_write()
+        if not absent:
+            self._bucket.write(self._name(key), data)
+            return True
+        try:
+            self._bucket.write_mine(self._name(key), data, generation=0)
+        except Conflict:
+            return False
+        return True
+
+    def exists(self, key: str) -> bool:
+        return self._stat(key) is not None
+
+    def modified(self, key: str) -> float:
+        found = self._stat(key)
+        if found is None:
+            raise DataError(f"{self.url}/{key} does not exist")
+        return found.updated
+
+    def children(self, key: str) -> list[str]:
+        return [name for name in self._bucket.names(self._folder(key)) if not name.startswith(".")]
+
+    def artefacts(self, key: str) -> list[str]:
+        found = self._matches(key, MANIFEST)
+        return sorted(name for one in found if not (name := one.name.split("/")[-2]).startswith("."))
+
+    def incomplete(self, key: str) -> list[str]:
+        return sorted({*self.children(key)} - {*self.artefacts(key)})
+
+    def discard(self, key: str) -> None:
+        if self._bucket.stat(self._folder(key) + MANIFEST) is None:
+            self.delete(key)
+
+    def scan(self, prefix: str, names: Iterable[str]) -> dict[str, bytes]:
+        with ThreadPoolExecutor(WORKERS) as pool:
+            several = pool.map(partial(self._matches, prefix), [*names])
+            found = [one for matches in several for one in matches]
+            contents = pool.map(self._cached, found)
+            return {
+                one.name.removeprefix(self._prefix): content
+                for one, content in zip(found, contents, strict=True)
+                if content is not None
+            }
+
+    def delete(self, key: str) -> None:
+        self._may_write()
+        folder = self._folder(key)
+        self._bucket.remove(folder + MANIFEST)
+        self._bucket.remove(self._name(key))
+        with ThreadPoolExecutor(WORKERS) as pool:
+            transfer.run_all(pool, [partial(self._bucket.remove, one.name) for one in self._bucket.objects(folder)])
+
+    @contextlib.contextmanager
+    def stage(self, key: str) -> Generator[Path]:
+        self._refuse_existing(key)
+        with disk_errors(f"writing {key}"):
+            folder = Path(tempfile.mkdtemp(dir=_made(_local()), prefix="stage-"))
+            try:
+                yield folder
+                self.publish(folder, key)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def publish(self, folder: Path, key: str) -> None:
+        self._refuse_existing(key)
+        with contextlib.ExitStack() as stack:
+            if not any(key.startswith(held.what + "/") for held in tuple(self._held)):
+                parent, _, name = key.rpartition("/")
+                stack.enter_context(self._hold(f"{parent}/.{name}/lease" if parent else f".{name}/lease", key))
+                self._refuse_existing(key)  # made while we waited
+            try:
+                transfer.upload(self._bucket, folder, self._folder(key), self._may_write)
+            except Conflict as error:
+                raise artefact.already_there(f"{self.url}/{key}") from error
+
+    def verify(self, key: str) -> list[str]:
+        """Compare the manifest with what the service knows of every object; nothing is downloaded."""
+        try:
+            files, _ = transfer.manifest(self._bucket, self._folder(key))
+        except DataError as error:
+            return [str(error)]
+        found = transfer.listing(self._bucket, self._folder(key))
+        lines = (artefact.difference(name, entry, found.get(name)) for name, entry in sorted(files.items()))
+        return [line for line in lines if line]
+
+    def open(self, key: str) -> Path:
+        try:
+            files, version = transfer.manifest(self._bucket, self._folder(key))
+        except DataError as error:
+            raise artefact.unusable(f"{self.url}/{key}", [str(error)]) from error
+        target = self._cache(f"artefacts/{check_key(key)}@{version}")
+        if not transfer.complete(target, files):
+            shutil.rmtree(_made(target.parent) / target.name, ignore_errors=True)
+            try:
+                self._fetch(key, files, target)
+            except OSError:  # its place is taken
+                if not transfer.complete(target, files):  # and not by another process that was faster
+                    raise
+        return target
+
+    def fetch(self, key: str, folder: Path) -> None:
+        try:
+            files, _ = transfer.manifest(self._bucket, self._folder(key))
+        except DataError as error:
+            raise artefact.unusable(f"{self.url}/{key}", [str(error)]) from error
+        self._fetch(key, files, folder)
+
+    def scratch(self, key: str) -> Path:
+        return self._cache(f"scratch/{check_key(key)}")
+
+    def lease(self, key: str) -> AbstractContextManager[Lease]:
+        return self._hold(key, key.removesuffix("/lease"))
+
+    @contextlib.contextmanager
+    def _hold(self, key: str, what: str) -> Generator[Lease]:
+        """Hold a lease; while it is held, this storage writes nothing unless it still is."""
+        with lease.hold(self._bucket, self._name(key), what) as held:
+            self._held.append(held)
+            try:
+                yield held
+            finally:
+                self._held.remove(held)
+
+    def leased(self, key: str) -> bool:
+        return lease.is_held(self._bucket, self._name(key))
+
+    def _name(self, key: str) -> str:
+        """Return the object's name in the bucket."""
+        return self._prefix + check_key(key)
+
+    def _folder(self, key: str) -> str:
+        return self._name(key).rstrip("/") + "/"
+
+    def _stat(self, key: str) -> Object | None:
+        """Return an object, or the manifest of an artefact."""
+        return self._bucket.stat(self._name(key)) or self._bucket.stat(self._folder(key) + MANIFEST)
+
+    def _refuse_existing(self, key: str) -> None:
+        if self._bucket.stat(self._folder(key) + MANIFEST) is not None:
+            raise artefact.already_there(f"{self.url}/{key}")
+
+    def _may_write(self) -> None:
+        """Raise TemporaryError when a lease of this process is lost: another one writes now."""
+        for held in tuple(self._held):
+            held.confirm()
+
+    def _matches(self, prefix: str, name: str) -> list[Object]:
+        """Return the objects `<prefix>/*/<name>`. The service selects them; an emulator may send more."""
+        folder, wanted = self._folder(prefix), f"*/{check_key(name)}".split("/")
+        found: list[Object] = []
+        for one in self._bucket.objects(folder, f"{folder}*/{name}"):
+            parts = one.name.removeprefix(folder).split("/")
+            if len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted)):
+                found.append(one)
+        return found
+
+    def _cached(self, one: Object) -> bytes | None:
+        """Return an object's content, from this machine when it has that generation; None when it is gone."""
+        path = _user_cache() / hashlib.sha256(f"{self._bucket.name}/{one.name}".encode()).hexdigest()[:32]
+        head = f"{one.generation} {one.crc32c}\n".encode()
+        with contextlib.suppress(OSError):
+            if (content := path.read_bytes()).startswith(head):
+                return content[len(head) :]
+        try:
+            content, generation = self._bucket.read_at(one.name)
+        except Missing:
+            return None
+        if generation == one.generation:
+            _keep(path, head + content)
+        return content
+
+    def _cache(self, name: str) -> Path:
+        return _local() / self._bucket.name / f"{self._prefix}{name}"
+
+    def _fetch(self, key: str, files: dict[str, Entry], folder: Path) -> None:
+        """Download an artefact beside its place and move it there when every checksum agrees."""
+        if problems := self.verify(key):
+            raise artefact.unusable(f"{self.url}/{key}", problems)
+        with disk_errors(f"fetching {key}"), artefact.placed(folder) as part:
+            if problems := transfer.download(self._bucket, self._folder(key), files, part):
+                raise artefact.unusable(f"{self.url}/{key}", problems)
+            (part / MANIFEST).write_bytes(artefact.dump_manifest(files))
+
+
+def _local() -> Path:
+    """Return this user's folder for what is large and can be made again."""
+    return Path(tempfile.gettempdir()) / f"pi05-{os.getuid()}"
+
+
+def _user_cache() -> Path:
+    """Return the folder of small objects that were read before."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "pi05" / "objects"
+
+
+def _made(folder: Path) -> Path:
+    """Make a folder, which nobody else may read or have made before us, and return it."""
+    root = _local()
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if root.stat().st_uid != os.getuid():
+        raise ConfigError(f"{root} belongs to another user; remove it, or set TMPDIR to a folder of your own")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _keep(path: Path, content: bytes) -> None:
+    """Keep a small object on this machine; where that is impossible it is read again next time."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{uuid.uuid4().hex[:8]}")
+        part.write_bytes(content)
+        part.replace(path)

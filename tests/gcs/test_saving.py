@@ -1,0 +1,225 @@
+"""Checkpoints that are uploaded while training goes on: when the bucket is slow, gone or full of others' work."""
+
+import io
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pi05.errors import ConfigError, TemporaryError
+from pi05.events import Event, EventWriter, parse
+from pi05.storage import RunPaths, Storage, connect
+from pi05.storage.gcs import GcsStorage
+from pi05.training import checkpoint, saving
+from tests.gcs.emulator import Line
+
+PATHS = RunPaths("train-pushcube-000000")
+
+
+class Around:
+    """The process around a training."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage, self.paths, self.stream = storage, PATHS, io.StringIO()
+        self.events = EventWriter(PATHS.run, self.stream, lambda: 0.0)
+
+    @property
+    def seen(self) -> list[Event]:
+        return [event for line in self.stream.getvalue().splitlines() if (event := parse(line))]
+
+    def steps(self, kind: str) -> list[int | None]:
+        return [event.step for event in self.seen if event.kind == kind]
+
+    @property
+    def warnings(self) -> list[str]:
+        return [event.message or "" for event in self.seen if event.kind == "warning"]
+
+
+@pytest.fixture
+def around(url: str) -> Around:
+    return Around(GcsStorage(url, patience=0.5))
+
+
+@pytest.fixture(autouse=True)
+def _quick_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "_LONGEST_PAUSE", 0.5)
+
+
+def fill(saver: saving.Saver, step: int, size: int = 5) -> None:
+    with saver.stage(step) as folder:
+        (folder / "params").mkdir()
+        (folder / "params/data").write_bytes(str(step).encode() * size)
+
+
+def until(true: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def local_files(tmp_path: Path) -> list[Path]:
+    return [path for path in (tmp_path / "TMPDIR").rglob("*") if path.is_file()]
+
+
+def test_a_checkpoint_is_announced_when_the_bucket_has_it(around: Around, tmp_path: Path) -> None:
+    with saving.saver(around, keep_every=1000, total=30) as saver:
+        fill(saver, 10)
+        until(lambda: around.steps("checkpoint") == [10])
+        assert around.storage.verify(PATHS.checkpoint(10)) == []
+        fill(saver, 20)
+    assert around.steps("checkpoint") == [10, 20]
+    assert checkpoint.steps(around.storage, PATHS.run) == [20]
+    assert (around.storage.open(PATHS.checkpoint(20)) / "params/data").read_bytes() == b"20" * 5
+    assert not [path for path in local_files(tmp_path) if "scratch" in path.parts]
+
+
+def test_last_and_every_kept_one_stay(around: Around) -> None:
+    with saving.saver(around, keep_every=20, total=50) as saver:
+        for step in (10, 20, 30, 40, 50):
+            fill(saver, step)
+            until(lambda step=step: step in around.steps("checkpoint"))
+    assert checkpoint.steps(around.storage, PATHS.run) == [20, 40, 50]
+
+
+def test_training_goes_on_while_the_bucket_is_gone(around: Around, line: Line) -> None:
+    with saving.saver(around, keep_every=20, total=50) as saver:
+        fill(saver, 5)
+        until(lambda: around.steps("checkpoint") == [5])
+        line.cut()
+        start = time.monotonic()
+        for step in (10, 20, 30, 40, 50):
+            fill(saver, step)
+        assert time.monotonic() - start < 2
+        until(lambda: any("checkpoint 50 is not uploaded yet: gs://" in text for text in around.warnings))
+        line.mend()
+    assert sorted(step or 0 for step in around.steps("checkpoint")) in ([5, 20, 40, 50], [5, 10, 20, 40, 50])
+    assert checkpoint.steps(around.storage, PATHS.run) == [20, 40, 50]
+    assert "uploads are behind: checkpoint 30 is dropped for 40, which is newer" in around.warnings
+    for step in (20, 40, 50):
+        assert around.storage.verify(PATHS.checkpoint(step)) == []
+
+
+def test_the_newest_is_uploaded_first(around: Around, line: Line) -> None:
+    line.rate = 2e6
+    with saving.saver(around, keep_every=10, total=50) as saver:
+        for step in (10, 20, 30):
+            fill(saver, step, size=1 << 20)
+    assert around.steps("checkpoint") == [10, 30, 20]
+    assert checkpoint.steps(around.storage, PATHS.run) == [10, 20, 30]
+
+
+def test_a_full_scratch_disk_costs_a_checkpoint_and_not_the_training(around: Around, line: Line) -> None:
+    def save_too_much(saver: saving.Saver) -> None:
+        with saver.stage(20):
+            raise ValueError("tensorstore says: No space left on device")
+
+    with saving.saver(around, keep_every=1000, total=50) as saver:
+        with pytest.raises(TemporaryError, match="disk full while writing checkpoint 20"):
+            save_too_much(saver)
+        line.cut()
+        fill(saver, 10)
+        save_too_much(saver)
+        line.mend()
+        until(lambda: around.steps("checkpoint") == [10])
+        fill(saver, 30)
+    assert any(
+        text.startswith("checkpoint 20 is left out while [10] wait for upload: disk full") for text in around.warnings
+    )
+    assert checkpoint.steps(around.storage, PATHS.run) == [30]
+
+
+def test_an_error_of_the_trainer_leaves_nothing_half_and_what_waits_is_uploaded(around: Around) -> None:
+    def train() -> None:
+        with saving.saver(around, keep_every=1000, total=50) as saver:
+            fill(saver, 10)
+            with saver.stage(20) as folder:
+                (folder / "half").touch()
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train()
+    assert checkpoint.steps(around.storage, PATHS.run) == [10]
+
+
+class Refusing(GcsStorage):
+    """A bucket whose rights are taken away."""
+
+    refuses = True
+
+    def publish(self, folder: Path, key: str) -> None:
+        if self.refuses:
+            raise ConfigError("not allowed to write")
+        super().publish(folder, key)
+
+
+def test_rights_that_are_taken_away_end_a_run_at_its_end_only(url: str) -> None:
+    around = Around(Refusing(url))
+
+    def train() -> None:
+        with saving.saver(around, keep_every=1000, total=50) as saver:
+            fill(saver, 10)
+            until(lambda: len(around.warnings) > 1)
+
+    with pytest.raises(ConfigError, match="not allowed to write"):
+        train()
+    assert "checkpoint 10 is not uploaded yet: not allowed to write" in around.warnings[0]
+
+
+def test_rights_that_come_back_lose_nothing(url: str) -> None:
+    storage = Refusing(url)
+    around = Around(storage)
+    with saving.saver(around, keep_every=1000, total=50) as saver:
+        fill(saver, 10)
+        until(lambda: len(around.warnings) > 0)
+        storage.refuses = False
+        until(lambda: around.steps("checkpoint") == [10])
+    assert checkpoint.steps(storage, PATHS.run) == [10]
+
+
+def test_a_run_that_was_taken_over_uploads_no_more(around: Around, url: str) -> None:
+    def train() -> None:
+        with saving.saver(around, keep_every=1000, total=50) as saver:
+            fill(saver, 10)
+
+    with around.storage.lease(PATHS.lease) as held:
+        connect(url).delete(PATHS.lease)
+        until(lambda: held.lost)
+        with pytest.raises(TemporaryError, match="another process has taken over this run"):
+            train()
+    assert checkpoint.steps(around.storage, PATHS.run) == []
+
+
+class Damaging(GcsStorage):
+    """A bucket that changes the first artefact right after it was published."""
+
+    def publish(self, folder: Path, key: str) -> None:
+        super().publish(folder, key)
+        if not hasattr(self, "done"):
+            self.done = True
+            self.write(f"{key}/params/data", b"rot")
+
+
+def test_a_checkpoint_that_arrived_damaged_is_uploaded_again(url: str) -> None:
+    around = Around(Damaging(url))
+    with saving.saver(around, keep_every=1000, total=50) as saver:
+        fill(saver, 10)
+    assert "it arrived damaged (params/data has 3 bytes, the manifest says 10)" in around.warnings[0]
+    assert around.storage.verify(PATHS.checkpoint(10)) == []
+
+
+def test_the_thread_is_gone_at_the_end(around: Around) -> None:
+    with saving.saver(around, keep_every=1000, total=50) as saver:
+        fill(saver, 10)
+    assert "checkpoints" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_what_a_killed_process_left_is_removed(around: Around) -> None:
+    left = around.storage.scratch(PATHS.checkpoints) / "10"
+    left.mkdir(parents=True)
+    (left / "half").touch()
+    with saving.saver(around, keep_every=1000, total=50) as saver:
+        fill(saver, 10)
+    assert around.storage.children(PATHS.checkpoint(10)) == ["MANIFEST.json", "params"]

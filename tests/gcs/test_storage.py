@@ -1,0 +1,386 @@
+"""gs:// against a real emulator: the same promises as file://, and those that only a network needs."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import pytest
+
+from pi05.errors import ConfigError, DataError, JobError, TemporaryError
+from pi05.storage import MANIFEST, connect, gcs, transfer
+from pi05.storage import bucket as buckets
+from pi05.storage import lease as leases
+from pi05.storage.gcs import GcsStorage
+from tests.gcs.emulator import Emulator, Line
+
+
+def make_folder(folder: Path, size: int = 5) -> Path:
+    (folder / "data").mkdir(parents=True)
+    (folder / "data/x.bin").write_bytes(b"12345"[:size] if size <= 5 else os.urandom(size))
+    (folder / "y.txt").write_text("y")
+    (folder / "empty").touch()
+    return folder
+
+
+def test_objects_are_written_read_listed_and_deleted(storage: GcsStorage) -> None:
+    assert storage.write("runs/r/status.json", b"1")
+    assert storage.write("runs/r/status.json", b"22")
+    storage.write("runs/r/.hidden", b"")
+    storage.write("runs/r/results/0.json", b"0")
+    assert storage.read("runs/r/status.json") == b"22"
+    assert storage.children("runs/r") == ["results", "status.json"]
+    assert storage.children("runs") == ["r"]
+    assert storage.children("nothing") == []
+    assert storage.exists("runs/r/status.json")
+    assert not storage.exists("runs/r")
+    assert abs(storage.modified("runs/r/status.json") - time.time()) < 60
+    storage.delete("runs/r")
+    assert storage.children("runs") == []
+    storage.delete("runs/r")
+    with pytest.raises(DataError, match=rf"{storage.url}/runs/r/status.json does not exist"):
+        storage.read("runs/r/status.json")
+
+
+def test_of_several_writers_one_is_first(storage: GcsStorage) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda i: connect(storage.url).write("runs/r/run.json", b"%d" % i, absent=True), range(8)))
+    assert sum(won) == 1
+    assert storage.read("runs/r/run.json") == b"%d" % won.index(True)
+
+
+def test_an_artefact_is_published_with_its_checksums_and_opened(storage: GcsStorage, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "a", size=3 * buckets.PART + 7)
+    storage.publish(folder, "datasets/a")
+    manifest = json.loads(storage.read(f"datasets/a/{MANIFEST}"))
+    assert manifest["files"]["y.txt"]["size"] == 1
+    assert storage.exists("datasets/a")
+    assert storage.artefacts("datasets") == ["a"]
+    assert storage.children("datasets") == ["a"]
+    assert storage.verify("datasets/a") == []
+    opened = storage.open("datasets/a")
+    for name in ("data/x.bin", "y.txt", "empty"):
+        assert (opened / name).read_bytes() == (folder / name).read_bytes()
+    assert opened.stat().st_mtime == storage.open("datasets/a").stat().st_mtime  # the same folder, not fetched again
+
+
+def test_what_was_fetched_once_is_not_fetched_again(storage: GcsStorage, tmp_path: Path, line: Line) -> None:
+    storage.publish(make_folder(tmp_path / "a"), "datasets/a")
+    storage.open("datasets/a")
+    line.requests.clear()
+    again = connect(storage.url).open("datasets/a")
+    assert not [one for one in line.requests if b"x.bin" in one]
+    (again / "y.txt").unlink()
+    assert (storage.open("datasets/a") / "y.txt").read_text() == "y"
+
+
+def test_a_staged_folder_becomes_an_artefact_and_a_failed_one_does_not(storage: GcsStorage, tmp_path: Path) -> None:
+    def half() -> None:
+        with storage.stage("datasets/b") as folder:
+            (folder / "x").write_text("half")
+            raise RuntimeError
+
+    with storage.stage("datasets/a") as folder:
+        make_folder(folder)
+    with pytest.raises(RuntimeError):
+        half()
+    assert storage.artefacts("datasets") == ["a"]
+    assert not list((tmp_path / "TMPDIR").rglob("stage-*"))
+
+
+def test_an_artefact_is_never_overwritten_and_a_half_made_one_is_cleaned(storage: GcsStorage, tmp_path: Path) -> None:
+    storage.write("datasets/a/old.bin", b"of an attempt that was killed")
+    storage.write("datasets/a/y.txt", b"other content")
+    folder = make_folder(tmp_path / "a")
+    storage.publish(folder, "datasets/a")
+    assert storage.children("datasets/a") == [MANIFEST, "data", "empty", "y.txt"]
+    assert storage.verify("datasets/a") == []
+    with pytest.raises(ConfigError, match="already exists and is never overwritten"):
+        storage.publish(folder, "datasets/a")
+    with pytest.raises(ConfigError, match="already exists"), storage.stage("datasets/a"):
+        pass
+
+
+def test_what_was_never_completed_is_discarded_and_nothing_else(storage: GcsStorage, tmp_path: Path) -> None:
+    storage.publish(make_folder(tmp_path / "a"), "datasets/a")
+    storage.write("datasets/b/x.bin", b"half")
+    assert storage.incomplete("datasets") == ["b"]
+    for name in ("a", "b", "c"):
+        storage.discard(f"datasets/{name}")
+    assert storage.children("datasets") == ["a"]
+    assert storage.verify("datasets/a") == []
+    assert storage.incomplete("datasets") == storage.incomplete("nothing") == []
+
+
+def test_an_upload_goes_on_where_the_earlier_one_ended(storage: GcsStorage, tmp_path: Path, line: Line) -> None:
+    folder = make_folder(tmp_path / "a")
+    storage.write("datasets/a/data/x.bin", b"12345")
+    line.requests.clear()
+    storage.publish(folder, "datasets/a")
+    assert storage.verify("datasets/a") == []
+    writes = [one for one in line.requests if one.startswith(b"POST /upload")]
+    assert len(writes) == 2 + 1 + 2  # two files, the manifest, a lease taken and given back
+
+
+def test_of_two_publishers_at_once_one_wins_and_its_artefact_is_whole(storage: GcsStorage, tmp_path: Path) -> None:
+    folders = [tmp_path / str(number) for number in range(3)]
+    for number, folder in enumerate(folders):
+        make_folder(folder)
+        (folder / "who").write_text(str(number))
+
+    def publish(folder: Path) -> bool:
+        for _ in range(30):
+            with contextlib.suppress(TemporaryError):
+                try:
+                    connect(storage.url).publish(folder, "datasets/a")
+                except ConfigError:
+                    return False
+                return True
+        raise AssertionError("never had its turn")
+
+    with ThreadPoolExecutor(3) as pool:
+        won = list(pool.map(publish, folders))
+    assert sum(won) == 1
+    assert storage.verify("datasets/a") == []
+    assert (storage.open("datasets/a") / "who").read_text() == str(won.index(True))
+
+
+def test_damage_is_named_file_by_file_without_downloading(storage: GcsStorage, tmp_path: Path, line: Line) -> None:
+    storage.publish(make_folder(tmp_path / "a"), "datasets/a")
+    storage.write("datasets/a/data/x.bin", b"12346")
+    storage.delete("datasets/a/y.txt")
+    line.requests.clear()
+    problems = storage.verify("datasets/a")
+    assert problems[0].startswith("data/x.bin has crc32c ")
+    assert problems[0].endswith("the manifest says 18d12335")
+    assert problems[1:] == ["y.txt is missing"]
+    assert len(line.requests) <= 4
+    with pytest.raises(DataError, match=rf"{storage.url}/datasets/a cannot be used: data/x.bin has crc32c"):
+        storage.open("datasets/a")
+
+
+def test_bytes_that_rotted_inside_the_service_are_noticed_on_arrival(
+    storage: GcsStorage, tmp_path: Path, emulator: Emulator
+) -> None:
+    storage.publish(make_folder(tmp_path / "a"), "datasets/a")
+    emulator.path(storage.url, "datasets/a/data/x.bin").write_bytes(b"12346")
+    with pytest.raises(
+        DataError, match=r"cannot be used: data/x.bin has crc32c [0-9a-f]{8}, the manifest says 18d12335"
+    ):
+        storage.open("datasets/a")
+    assert not [path for path in (tmp_path / "TMPDIR").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"[]", b'{"files": 3}', b'{"files": {"../../x": {"size": 1, "crc32c": "0"}}}']
+)
+def test_a_bad_manifest_is_refused(storage: GcsStorage, content: bytes) -> None:
+    storage.write(f"datasets/a/{MANIFEST}", content)
+    assert len(storage.verify("datasets/a")) == 1
+    with pytest.raises(DataError, match=r"MANIFEST.json is damaged|not a relative path"):
+        storage.open("datasets/a")
+
+
+def test_an_artefact_without_manifest_is_none(storage: GcsStorage) -> None:
+    storage.write("datasets/a/x", b"1")
+    assert not storage.exists("datasets/a")
+    assert storage.verify("datasets/a") == ["MANIFEST.json is missing, so it was never completed; make it again"]
+    with pytest.raises(DataError, match="never completed"):
+        storage.open("datasets/a")
+
+
+def test_a_thousand_small_objects_are_scanned_in_few_requests(storage: GcsStorage, line: Line) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda i: storage.write(f"runs/r{i}/status.json", b"%d" % i), range(1000)))
+    storage.write("runs/r0/shards/3/status.json", b"shard")
+    storage.write("runs/r0/run.json", b"{}")
+    names = ["status.json", "run.json", "shards/*/status.json"]
+    first = storage.scan("runs", names)
+    assert len(first) == 1002
+    assert first["runs/r17/status.json"] == b"17"
+    assert first["runs/r0/shards/3/status.json"] == b"shard"
+    storage.write("runs/r17/status.json", b"new")
+    line.requests.clear()
+    assert connect(storage.url).scan("runs", names)["runs/r17/status.json"] == b"new"
+    assert len(line.requests) <= 3 * 2 + 1  # a list of names takes two pages; one object has changed
+
+
+def test_keys_stay_inside(storage: GcsStorage) -> None:
+    for key in ("/etc/passwd", "../x", "a/../../x", ""):
+        with pytest.raises(DataError, match="not a relative path"):
+            storage.read(key)
+
+
+@pytest.mark.parametrize("url", ["gs://", "gs://B/x", "gs:///x", "gs://bucket/../x", "gs://bucket/x?y=1"])
+def test_other_urls_are_refused(url: str) -> None:
+    with pytest.raises(JobError, match=r"use gs://bucket|not a relative path"):
+        connect(url)
+
+
+@pytest.mark.usefixtures("emulator")
+def test_a_bucket_that_does_not_exist_is_named_with_the_command_that_makes_it(tmp_path: Path) -> None:
+    storage = connect("gs://nowhere/x")
+    folder = make_folder(tmp_path / "a")
+    actions = [
+        lambda: storage.read("a"),
+        lambda: storage.write("a", b""),
+        lambda: storage.exists("a"),
+        lambda: storage.children("a"),
+        lambda: storage.scan("a", ["b"]),
+        lambda: storage.publish(folder, "a"),
+        lambda: storage.open("a"),
+        lambda: storage.leased("a/lease"),
+        lambda: storage.lease("a/lease").__enter__(),
+    ]
+    for action in actions:
+        with pytest.raises(
+            ConfigError, match=r"gs://nowhere: there is no such bucket; make it \(gcloud storage buckets"
+        ):
+            action()
+
+
+def test_a_bucket_that_does_not_answer_is_worth_another_try(url: str, line: Line) -> None:
+    storage = GcsStorage(url, patience=1)
+    storage.write("a", b"1")
+    line.cut()
+    for action in (lambda: storage.read("a"), lambda: storage.write("a", b"2"), lambda: storage.children("")):
+        with pytest.raises((TemporaryError, DataError), match=r"could not .* for 1 s|relative path"):
+            action()
+    line.mend()
+    assert storage.read("a") == b"1"
+
+
+def test_a_short_interruption_is_not_noticed(storage: GcsStorage, tmp_path: Path, line: Line) -> None:
+    folder = make_folder(tmp_path / "a", size=4 * buckets.PART)
+    line.rate = 64e6
+    threading.Timer(0.4, line.cut).start()
+    threading.Timer(1.5, line.mend).start()
+    storage.publish(folder, "datasets/a")
+    assert storage.verify("datasets/a") == []
+
+
+def test_without_credentials_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "missing.json"))
+    with pytest.raises(ConfigError, match=r"no usable credentials.*log in with: gcloud auth application-default login"):
+        connect("gs://bucket/x").read("a")
+
+
+def test_a_full_disk_is_told_before_anything_is_fetched(
+    storage: GcsStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.publish(make_folder(tmp_path / "a"), "datasets/a")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda _: usage._replace(free=3))
+    with pytest.raises(TemporaryError, match=r"disk full: .* are to be fetched into .* free some space, or set TMPDIR"):
+        storage.open("datasets/a")
+
+
+def test_a_folder_of_another_user_is_not_trusted(monkeypatch: pytest.MonkeyPatch, storage: GcsStorage) -> None:
+    monkeypatch.setattr(gcs.os, "getuid", lambda: 4242)
+    with pytest.raises(ConfigError, match="belongs to another user"), storage.stage("datasets/a"):
+        pass
+
+
+# ---- Leases ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_has_one_writer(storage: GcsStorage) -> None:
+    assert not storage.leased("runs/r/lease")
+    with storage.lease("runs/r/lease") as held:
+        assert storage.leased("runs/r/lease")
+        with (
+            pytest.raises(TemporaryError, match=r"another process \(.*, process \d+\) is writing runs/r; wait for it"),
+            connect(storage.url).lease("runs/r/lease"),
+        ):
+            pass
+        time.sleep(4)  # longer than it would live without its signs of life
+        assert storage.leased("runs/r/lease")
+        assert not held.lost
+    assert not storage.leased("runs/r/lease")
+    assert storage.children("runs") == []
+    with connect(storage.url).lease("runs/r/lease"):
+        pass
+
+
+def _hold(url: str, held: Event) -> None:
+    leases.TTL, leases.BEAT = 3.0, 0.5
+    with connect(url).lease("runs/r/lease"):
+        held.set()
+        time.sleep(60)
+
+
+def test_a_killed_holder_is_followed_when_its_lease_expires(storage: GcsStorage) -> None:
+    context = multiprocessing.get_context("spawn")
+    held = context.Event()
+    process = context.Process(target=_hold, args=(storage.url, held))
+    process.start()
+    assert held.wait(60)
+    process.kill()
+    process.join()
+    assert storage.leased("runs/r/lease")
+    start = time.monotonic()
+    with storage.lease("runs/r/lease"):
+        assert 1 < time.monotonic() - start < 6
+
+
+def test_a_holder_that_slept_notices_before_it_writes(storage: GcsStorage, tmp_path: Path) -> None:
+    """A frozen process (SIGSTOP, a suspended machine) comes back to a lease that another has taken."""
+    context = multiprocessing.get_context("spawn")
+    held = context.Event()
+    woken, report = tmp_path / "woken", tmp_path / "report"
+    process = context.Process(target=_write_late, args=(storage.url, held, woken, report))
+    process.start()
+    assert held.wait(60)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    with storage.lease("runs/r/lease"):
+        woken.touch()
+        os.kill(process.pid, signal.SIGCONT)
+        process.join(30)
+        assert storage.leased("runs/r/lease")
+    assert report.read_text() == "another process has taken over this run; this one stops and leaves it alone"
+    assert not storage.exists("runs/r/status.json")
+
+
+def _write_late(url: str, held: Event, woken: Path, report: Path) -> None:
+    leases.TTL, leases.BEAT = 3.0, 0.5
+    storage = connect(url)
+    with storage.lease("runs/r/lease"):
+        held.set()
+        while not woken.exists():
+            time.sleep(0.05)
+        try:
+            storage.write("runs/r/status.json", b"late")
+        except TemporaryError as error:
+            report.write_text(str(error))
+
+
+def test_a_holder_that_was_cut_off_keeps_its_lease_when_nobody_took_it(
+    url: str, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = GcsStorage(url, patience=0.5)
+    with storage.lease("runs/r/lease") as held:
+        line.cut()
+        time.sleep(4)
+        assert not held.lost
+        line.mend()
+        monkeypatch.setattr(leases, "BEAT", 60)
+        assert storage.write("runs/r/status.json", b"1")
+        assert storage.leased("runs/r/lease")
+
+
+def test_a_deleted_run_stops_its_holder(storage: GcsStorage) -> None:
+    with storage.lease("runs/r/lease") as held:
+        connect(storage.url).delete("runs/r")
+        time.sleep(2)
+        assert held.lost
+        with pytest.raises(TemporaryError, match="this one stops"):
+            storage.write("runs/r/x", b"")

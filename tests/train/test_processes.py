@@ -1,0 +1,348 @@
+"""Two processes of four devices each train what one of eight trains; they stop, fail and end together."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from pi05 import tasks
+from pi05.config import TrainJob
+from pi05.data import dataset as datasets
+from pi05.data.batches import Loader
+from pi05.data.dataset import Attempt, Demo
+from pi05.errors import ConfigError
+from pi05.events import Event, parse
+from pi05.model import weights
+from pi05.storage import FileStorage, RunPaths
+from pi05.training import checkpoint, processes
+from pi05.training.processes import STOP_EVERY, Company
+from tests.train.conftest import CONVENTION, GEMMA, MODEL, TRAIN, make_dataset, make_training
+
+pytestmark = pytest.mark.timeout(900)  # two processes compile at the same time, on whatever cores there are
+SHALLOW = GEMMA.model_copy(update={"depth": 1})
+SMALL_MODEL = MODEL.model_copy(update={"vlm": SHALLOW, "expert": SHALLOW})
+RUN = RunPaths("train-pushcube-000000")
+KEY = "datasets/pushcube/0"
+WAITING = 280
+SMALL = {"fsdp_min_bytes": 2**15}
+"""Shard the larger matrices only: every one of them is a collective over eight ranks on whatever cores there are."""
+SHORT = {**SMALL, "steps": 6, "save_every": 3, "keep_every": 3}
+ENDLESS = {**SMALL, "steps": 100_000, "save_every": 3, "keep_every": 100_000}
+
+
+@dataclass
+class Process:
+    """A process of a training and what it printed."""
+
+    popen: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    @property
+    def events(self) -> list[Event]:
+        return [event for line in self.said.splitlines() if (event := parse(line))]
+
+    @property
+    def losses(self) -> dict[int, float]:
+        return {e.step: e.metrics["loss"] for e in self.events if e.kind == "progress" and e.step and e.metrics}
+
+    def code(self, seconds: float = WAITING) -> int:
+        return self.popen.wait(seconds)
+
+
+class Bench:
+    """A storage with a dataset, and trainings started on it."""
+
+    def __init__(self, folder: Path, dataset: Path, cache: Path) -> None:
+        self.folder, self.cache = folder, cache
+        self.storage = FileStorage((folder / "data").as_uri())
+        self.storage.publish(dataset, KEY)
+        self.started: list[Process] = []
+
+    def job(self, **train: object) -> Path:
+        job = TrainJob(
+            run=RUN.run,
+            task="pushcube",
+            storage=self.storage.url,
+            convention=CONVENTION,
+            dataset=KEY,
+            model=SMALL_MODEL,
+            train=TRAIN.model_validate({**TRAIN.model_dump(), **train}),
+        )
+        path = self.folder / f"job{len(list(self.folder.glob('job*')))}.json"
+        path.write_text(job.model_dump_json())
+        return path
+
+    def start(self, job: Path, *words: str, devices: int = 4) -> Process:
+        """Start a process of the job."""
+        return self.python("-m", "pi05.jobs.train", str(job), *words, devices=devices)
+
+    def python(self, *words: str, devices: int = 4) -> Process:
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+        cached = {"JAX_COMPILATION_CACHE_DIR": str(self.cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+        log = self.folder / f"log{len(self.started)}.txt"
+        with log.open("wb") as out:
+            popen = subprocess.Popen(
+                [sys.executable, *words],
+                env={**os.environ, **cached, "XLA_FLAGS": flags},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        self.started.append(Process(popen, log))
+        return self.started[-1]
+
+    def pair(self, job: Path, other: Path | None = None) -> list[Process]:
+        """Start two processes that train together."""
+        where = address()
+        jobs = [job, other or job]
+        words = [("--process", str(i), "--processes", "2", "--coordinator", where) for i in range(2)]
+        return [self.start(jobs[i], *words[i]) for i in range(2)]
+
+    def alone(self, job: Path) -> Process:
+        process = self.start(job, devices=8)
+        assert process.code() == 0, process.said
+        return process
+
+    def until(self, fact: Callable[[], object]) -> None:
+        end = time.monotonic() + WAITING
+        while not fact():
+            ended = time.monotonic() > end or all(process.popen.poll() is not None for process in self.started)
+            assert not ended, "\n".join(process.said for process in self.started)
+            time.sleep(0.05)
+
+
+def address() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset on disk, written as the demos job writes it."""
+    drawn, folder = make_dataset(), tmp_path_factory.mktemp("dataset") / "0"
+    spans = list(zip(drawn.starts[:-1], drawn.starts[1:], strict=True))
+    demos = [Demo(seed, drawn.states[a:b], drawn.actions[a:b]) for seed, (a, b) in enumerate(spans)]
+    attempts = tuple(Attempt(seed=demo.seed, success=True, steps=len(demo.states), seconds=1.0) for demo in demos)
+    meta = drawn.meta.model_copy(update={"attempts": attempts})
+    datasets.write(folder, tasks.find("pushcube"), drawn.state_names, demos, meta)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("compiled-by-processes")
+
+
+@pytest.fixture
+def bench(tmp_path: Path, dataset: Path, compiled: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path, dataset, compiled)
+    yield made
+    for process in made.started:
+        if process.popen.poll() is None:
+            process.popen.kill()
+            process.popen.wait()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, dataset: Path, compiled: Path) -> tuple[dict[int, float], Bench]:
+    """The losses of one process with eight devices, and where its checkpoints are."""
+    made = Bench(tmp_path_factory.mktemp("whole"), dataset, compiled)
+    return made.alone(made.job(**SHORT)).losses, made
+
+
+def last(losses: dict[int, float]) -> list[float]:
+    return [losses[step] for step in (4, 5, 6)]
+
+
+def test_two_processes_train_what_one_trains_and_their_checkpoints_are_read_by_both(
+    bench: Bench, whole: tuple[dict[int, float], Bench]
+) -> None:
+    first, second = bench.pair(bench.job(**SHORT))
+    assert (first.code(), second.code()) == (0, 0), first.said + second.said
+    assert list(first.losses) == list(range(1, 7))
+    np.testing.assert_allclose(list(first.losses.values()), list(whole[0].values()), rtol=2e-5)
+    assert [event.kind for event in second.events] == ["started", "finished"], "only the first one speaks"
+    assert "Step 1:" in first.said
+    assert "Step 1:" not in second.said
+    assert checkpoint.steps(bench.storage, RUN.run) == [3, 6]
+    assert json.loads(bench.storage.read(RUN.status))["kind"] == "finished"
+
+    retried = bench.start(bench.job(**SHORT), "--process", "1", "--processes", "2", "--coordinator", "127.0.0.1:1")
+    assert retried.code() == 0, "all is done, so nobody has to be met"
+
+    bench.storage.delete(RUN.checkpoint(6))
+    again, beside = bench.pair(bench.job(**SHORT))
+    assert (again.code(), beside.code()) == (0, 0), again.said + beside.said
+    assert again.losses == {step: first.losses[step] for step in (4, 5, 6)}, "to the bit"
+
+    bench.storage.delete(RUN.checkpoint(6))
+    np.testing.assert_allclose(last(bench.alone(bench.job(**SHORT)).losses), last(whole[0]), rtol=2e-5)
+
+
+def test_two_processes_go_on_from_what_one_has_saved(bench: Bench, whole: tuple[dict[int, float], Bench]) -> None:
+    losses, made = whole
+    folder = made.storage.open(RUN.checkpoint(3))
+    bench.storage.publish(folder, RUN.checkpoint(3))
+    first, second = bench.pair(bench.job(**SHORT))
+    assert (first.code(), second.code()) == (0, 0), first.said + second.said
+    np.testing.assert_allclose(last(first.losses), last(losses), rtol=2e-5)
+    ours, theirs = (storage.open(RUN.checkpoint(6)) for storage in (bench.storage, made.storage))
+    one, other = (weights.read(folder / "params", SMALL_MODEL) for folder in (ours, theirs))
+    for path, array in one.items():
+        np.testing.assert_allclose(array, other[path], rtol=1e-3, atol=1e-5)
+
+
+def test_a_signal_to_one_stops_both_after_a_save_and_a_dead_one_ends_the_other(bench: Bench) -> None:
+    job = bench.job(**ENDLESS)
+    first, second = bench.pair(job)
+    bench.until(lambda: first.losses)
+    second.popen.send_signal(signal.SIGTERM)
+    assert (first.code(), second.code()) == (143, 143), first.said + second.said
+    stopped = max(checkpoint.steps(bench.storage, RUN.run))
+    assert stopped % STOP_EVERY == 0
+    assert [event.exit_code for event in (first.events[-1], second.events[-1])] == [143, 143]
+
+    first, second = bench.pair(job)
+    bench.until(lambda: first.losses)
+    assert min(first.losses) == stopped + 1
+    second.popen.kill()
+    assert first.code() == 75, first.said
+    assert "has lost the others of this training (2 processes)" in (first.events[-1].message or "")
+    assert (first.events[-1].kind, first.events[-1].exit_code) == ("failed", 75)
+    assert json.loads(bench.storage.read(RUN.status))["exit_code"] == 75
+
+
+def test_the_death_of_the_first_ends_the_second(bench: Bench) -> None:
+    first, second = bench.pair(bench.job(**ENDLESS))
+    bench.until(lambda: first.losses)
+    first.popen.kill()
+    assert second.code() == 75, second.said
+    assert (second.events[-1].kind, second.events[-1].exit_code) == ("failed", 75)
+
+
+def test_processes_with_different_jobs_refuse_to_train(bench: Bench) -> None:
+    first, second = bench.pair(bench.job(**SHORT), bench.job(**SHORT, seed=1))
+    assert (first.code(), second.code()) == (64, 64), first.said + second.said
+    for process in (first, second):
+        assert "processes 1 of 2 were given another job.json than process 0" in (process.events[-1].message or "")
+
+
+def test_a_batch_that_does_not_divide_by_all_devices_is_refused_by_all(bench: Bench) -> None:
+    first, second = bench.pair(bench.job(**SHORT, batch_size=12))
+    assert (first.code(), second.code()) == (64, 64), first.said + second.said
+    message = "batch_size 12 is not divisible by 8 devices of 2 processes; use 8 or 16"
+    assert [process.events[-1].message for process in (first, second)] == [message] * 2
+
+
+# ---- Company without training: quick --------------------------------------------------------------------------------
+
+COMPANY = """
+import sys, time
+from pi05.errors import DataError, JobError
+from pi05.training.processes import Company, choice_of_first, wait_for_all
+process, address, patience, what = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
+try:
+    with Company(process, 2, address, lambda words: print("LOST", words, flush=True), patience).together():
+        print("met", choice_of_first(process + 7), flush=True)
+        if what == "fails":
+            raise DataError("a file here is damaged")
+        if what == "waits":
+            wait_for_all()
+except JobError as error:
+    print("ERROR", error, flush=True)
+    sys.exit(error.exit_code)
+"""
+
+
+def company(bench: Bench, process: int, where: str, what: str = "", patience: int = 60) -> Process:
+    return bench.python("-c", COMPANY, str(process), where, str(patience), what)
+
+
+def test_processes_meet_and_part(bench: Bench) -> None:
+    where = address()
+    both = [company(bench, process, where) for process in range(2)]
+    assert [process.code() for process in both] == [0, 0], both[0].said + both[1].said
+    assert all("met 7" in process.said for process in both)
+
+
+def test_a_coordinator_that_is_not_there_is_named(bench: Bench) -> None:
+    process = company(bench, 1, "127.0.0.1:1", patience=2)
+    assert process.code() == 75, process.said
+    assert "did not all meet at 127.0.0.1:1 within 2 s; are all of them running" in process.said
+
+
+def test_processes_that_do_not_come_are_not_waited_for_for_ever(bench: Bench) -> None:
+    process = company(bench, 0, address(), patience=2)
+    assert process.code() == 75, process.said
+    assert "LOST the 2 processes of this training did not all meet" in process.said
+
+
+@pytest.mark.parametrize("where", ["127.0.0.1", ":80", "host:http"])
+def test_an_address_without_host_or_port_is_refused(where: str) -> None:
+    with (
+        pytest.raises(ConfigError, match=rf"--coordinator '{where}' is not HOST:PORT"),
+        Company(0, 2, where).together(),
+    ):
+        pass
+
+
+def test_an_address_that_is_taken_is_named(bench: Bench) -> None:
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        process = company(bench, 0, where)
+        assert process.code() == 75, process.said
+    assert f"ERROR process 0 cannot listen on port {where.rpartition(':')[2]} (Address already in use" in process.said
+
+
+def test_one_that_fails_alone_keeps_its_code_and_ends_the_other(bench: Bench) -> None:
+    where = address()
+    waits, fails = company(bench, 0, where, "waits"), company(bench, 1, where, "fails")
+    assert fails.code() == 65, fails.said
+    assert waits.code() == 75, waits.said
+    assert "LOST process 0 has lost the others" in waits.said
+    assert "LOST" not in fails.said
+
+
+def test_one_that_was_restarted_before_anybody_noticed_ends_with_the_others(bench: Bench) -> None:
+    where = address()
+    waits, killed = company(bench, 0, where, "waits"), company(bench, 1, where, "waits")
+    bench.until(lambda: "met" in killed.said or killed.popen.poll() is not None)
+    killed.popen.kill()
+    again = company(bench, 1, where, patience=20)
+    assert (waits.code(), again.code()) == (75, 75), waits.said + again.said
+    assert "LOST" in again.said or "ERROR process 1 cannot take part" in again.said
+
+
+# ---- One process's part ----------------------------------------------------------------------------------------------
+
+
+def test_a_part_of_a_batch_is_those_rows_of_the_whole() -> None:
+    made = make_training().loader
+    whole, part = (Loader(made.sources, made.recipe, 8, 0, 0.02, rows).batch(5) for rows in (slice(None), slice(2, 6)))
+    pairs = zip(jax.tree.leaves((whole.observation, whole.actions, whole.real)), strict=False)
+    wanted = [array[2:6] for (array,) in pairs]
+    found = jax.tree.leaves((part.observation, part.actions, part.real))
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(("sizes", "groups"), [([3, 3, 3], [2, 1]), ([9, 1, 1], [1, 2]), ([1, 9], [1, 1]), ([6], [1])])
+def test_leaves_are_gathered_some_at_a_time(monkeypatch: pytest.MonkeyPatch, sizes: list, groups: list) -> None:
+    monkeypatch.setattr(processes, "_GATHERED", 6)
+    leaves = [np.zeros(size, np.uint8) for size in sizes]
+    assert [len(group) for group in processes._groups(leaves)] == groups
