@@ -67,6 +67,7 @@ class Result(BaseModel):
         limit: Control steps of every episode.
         total: Episodes of the whole evaluation, of which a shard has a part.
         renderer: What drew the images the policy saw, `none` where it does not see.
+        dataset_renderer: What drew those it learned from; only with `eval.renderer=any` another one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -84,6 +85,7 @@ class Result(BaseModel):
     policy_seed: int
     batch_size: int = 10
     renderer: str
+    dataset_renderer: str = "none"
     episodes: tuple[Episode, ...]
 
 

@@ -16,6 +16,7 @@ _SETTINGS = {
     "dataset": "Dataset",
     "checkpoint": "Checkpoint",
     "renderer": "Renderer of what the policy saw",
+    "dataset_renderer": "Renderer of what it learned from",
     "limit": "Steps of an episode (1/20 s)",
     "execute_steps": "Actions executed of a chunk",
     "sampling_steps": "Sampling steps of the flow",
@@ -70,7 +71,7 @@ def success(content: Report) -> str:
     )
     ours = _rate("This run", "", f"{100 * rate:.0f} %", 100 * rate, (100 * low, 100 * high))
     rows = [ours, *_others(content.status.task)]
-    beside = f"<p class=quiet>{_beside(found)}</p>"
+    beside = f"<p class=quiet>{escape(_beside(found))}</p>"
     return _section(
         "Success", f"<p class=big>{100 * rate:.0f} %</p><p>{words}</p><ul class=bars>{''.join(rows)}</ul>{beside}"
     )
@@ -192,6 +193,9 @@ def _others(task: str) -> list[str]:
 def _beside(found: Evaluation) -> str:
     """Return what to know when the rates are compared."""
     text = "The others are public reports, not repeated here."
+    ours, learned = (found.settings.get(name) for name in ("renderer", "dataset_renderer"))
+    if ours and learned and ours != learned:
+        text += f" The policy learned from images of {learned} and saw images of {ours}, which differ a little."
     if found.blind:
         text += (
             " They see through cameras; this policy does not: it is told where object and goal are, so its rate is no "

@@ -39,7 +39,7 @@ def evaluate(job: EvalJob, context: Context) -> None:
     if not seeds:
         log.info("there are fewer episodes than shards, and none for this one")
         return
-    header = _header(job, ours, context)
+    header = _header(job, data.meta.renderer, ours, context)
     key = f"{context.paths.results}/{context.shard}.json"
     result = _earlier(context.storage, key, header, seeds)
     if result is None:
@@ -143,7 +143,7 @@ def _seeds(job: EvalJob, data: datasets.Dataset) -> list[int]:
     return list(agreement.seeds(job))
 
 
-def _header(job: EvalJob, renderer: str, context: Context) -> Result:
+def _header(job: EvalJob, dataset_renderer: str, renderer: str, context: Context) -> Result:
     """Return the result without its episodes: everything the success rate depends on."""
     key = None
     if job.eval.policy != "oracle":
@@ -163,6 +163,7 @@ def _header(job: EvalJob, renderer: str, context: Context) -> Result:
         policy_seed=job.eval.seed,
         batch_size=job.eval.batch_size,
         renderer=renderer,
+        dataset_renderer=dataset_renderer,
         episodes=(),
     )
 

@@ -25,7 +25,7 @@ def eval_job(storage: FileStorage, **options: object) -> EvalJob:
         convention=CONVENTION,
         dataset=KEY,
         train_run="train-pushcube-000000",
-        eval=EvalConfig.model_validate({"episodes": 4, "policy": "oracle", "environments": 3, **options}),
+        eval=EvalConfig.model_validate({"episodes": 4, "policy": "oracle", "environments": 3, "videos": 0, **options}),
     )
 
 
