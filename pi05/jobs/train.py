@@ -104,7 +104,7 @@ def _frames(job: TrainJob, data: datasets.Dataset, context: Context, opened: con
 
 
 def _check_stop(context: Context) -> None:
-    """Raise Stopped when a signal came; of several processes TemporaryError, because the others do not stop here, too."""
+    """Raise Stopped when a signal came; of several processes TemporaryError: the others do not stop here, too."""
     if context.stopping and context.processes > 1:
         raise TemporaryError("stopped by a signal while frames were decoded; the next start decodes them again")
     context.check_stop()
