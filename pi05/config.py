@@ -5,10 +5,11 @@ ManiSkill or Kubernetes. A section (model, train, ...) is the same in a preset, 
 job.json.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from pi05 import tasks
 from pi05.errors import ConfigError
@@ -59,13 +60,15 @@ class DemosConfig(Section):
     Attributes:
         count: Successful demonstrations wanted; None takes the task's number.
         first_seed: Environment seed of the first attempt; attempts use consecutive seeds.
-        block: Seeds that one planner process plans at a time; part of no result.
-        workers: Planner processes; 0 means one a core.
+        source: ManiSkill's h5 file of recordings to replay instead of planning (its json lies beside it).
+        block: Seeds that one process plans and replays at a time; part of no result.
+        workers: How many do so at once; 0 means one a core.
         max_attempts_per_demo: Give up when this many seeds a wanted demonstration were tried.
     """
 
     count: Positive | None = None
     first_seed: Natural = 0
+    source: str | None = None
     block: Positive = 20
     workers: Natural = 0
     max_attempts_per_demo: Positive = 5
@@ -96,7 +99,7 @@ class ModelConfig(Section):
     """Sizes of Pi0.5; the defaults of nothing, so that a preset shows them all.
 
     Attributes:
-        image_size: Height and width of an image the tower takes, in pixels.
+        image_size: Height and width of an image the tower takes, in pixels; images of another size are resized.
         action_dim: Width A that states and actions are padded to.
         action_horizon: H, actions in a chunk.
         max_token_len: Longest prompt, in tokens.
@@ -152,6 +155,22 @@ class OptimizerConfig(Section):
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
 
 
+class AugmentConfig(Section):
+    """Random changes of training images (the recipe of the Pi0.5 release); 0, and a crop of 1, change nothing.
+
+    Attributes:
+        crop: Side of the part that is kept and resized back, as a share of the image; base camera only.
+        rotation: Largest angle, in degrees; base camera only, because the hand's camera turns with the hand.
+        brightness, contrast, saturation: Largest change of the factor 1.
+    """
+
+    crop: Annotated[float, Field(gt=0, le=1)] = 0.95
+    rotation: Annotated[float, Field(ge=0, le=180)] = 5.0
+    brightness: Fraction = 0.3
+    contrast: Fraction = 0.4
+    saturation: Fraction = 0.5
+
+
 class TrainConfig(Section):
     """One training run.
 
@@ -172,6 +191,9 @@ class TrainConfig(Section):
         log_every, save_every, keep_every: In steps; a checkpoint is kept when it is the last, or a multiple of
             keep_every.
         patience: Steps after which a run whose loss is still that of predicting nothing is stopped; 0 never stops.
+        augment: Random changes of images.
+        mix: Tasks to train on beside the run's own, each `task` or `task:weight`. The run's own has weight 1, and so
+            has one that names none; a task's share of the samples is its weight by the sum of all.
     """
 
     steps: Positive = 30_000
@@ -192,6 +214,27 @@ class TrainConfig(Section):
     save_every: Positive = 1000
     keep_every: Positive = 5000
     patience: Natural = 1000
+    augment: AugmentConfig = AugmentConfig()
+    mix: tuple[str, ...] = ()
+
+    @property
+    def weights_of_others(self) -> dict[str, float]:
+        """The tasks of `mix` and their weights."""
+        pairs = (entry.partition(":") for entry in self.mix)
+        return {name: float(weight) if colon else 1.0 for name, colon, weight in pairs}
+
+    @field_validator("mix")
+    @classmethod
+    def _mix_names_tasks(cls, mix: tuple[str, ...]) -> tuple[str, ...]:
+        names = [entry.partition(":")[0] for entry in mix]
+        for entry, name in zip(mix, names, strict=True):
+            _find_task(name)
+            weight = re.fullmatch(r"[a-z]+(?::(\d*\.?\d+))?", entry)
+            if not weight or float(weight[1] or 1) < 1e-3:
+                raise ValueError(f"{entry!r} is not task or task:weight with a weight of 0.001 or more; use {name}:0.5")
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)} is named twice; give it one weight")
+        return mix
 
     @model_validator(mode="after")
     def _decay_follows_warmup(self) -> Self:
@@ -214,11 +257,16 @@ class EvalConfig(Section):
         sampling_steps: Euler steps n of the flow.
         temperature: Scale of the noise the flow starts from; 1 samples as published, 0 takes the same middle course
             every time, which steadies a small model.
-        environments: Environments stepped in lockstep with one batched policy call.
+        batch_size: Rows of a policy call, whatever the number of environments. Part of the result: sums of another
+            shape round differently.
+        environments: Environments stepped in lockstep; part of no result.
+        workers: Processes that share them, physics and rendering; 0 means one a core. Part of no result.
         max_steps: Episode limit in control steps; None takes the task's.
         policy: `checkpoint`; `oracle` replays the demonstrations (must be 100 %); `untrained` has random weights.
         step: Checkpoint step; None takes the last.
         seed: Seed of the policy's sampling noise.
+        renderer: `same` refuses a renderer that the policy did not learn from; `any` takes it, and the result says so.
+        videos: Episodes that are filmed afterwards, failures first, where there is a renderer.
     """
 
     episodes: Positive = 50
@@ -226,11 +274,15 @@ class EvalConfig(Section):
     execute_steps: Positive = 8
     sampling_steps: Positive = 10
     temperature: Annotated[float, Field(ge=0)] = 1.0
+    batch_size: Positive = 10
     environments: Positive = 10
+    workers: Natural = 0
     max_steps: Positive | None = None
     policy: Literal["checkpoint", "oracle", "untrained"] = "checkpoint"
     step: Natural | None = None
     seed: Natural = 0
+    renderer: Literal["same", "any"] = "same"
+    videos: Natural = 4
 
 
 class Job(Section):
@@ -252,10 +304,7 @@ class Job(Section):
 
     @model_validator(mode="after")
     def _task_exists(self) -> Self:
-        try:
-            tasks.find(self.task)
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
+        _find_task(self.task)
         return self
 
 
@@ -268,27 +317,51 @@ class DemosJob(Job):
     planner_python: str
 
 
+class Share(Section):
+    """A dataset to train on.
+
+    Attributes:
+        task: Name of its task.
+        dataset: Its key in storage.
+        weight: Its share of the samples is this by the sum of all weights.
+    """
+
+    task: str
+    dataset: str
+    weight: Annotated[float, Field(ge=1e-3)] = 1.0
+
+
 class TrainJob(Job):
-    """Train on one dataset. `dataset` is its key in storage."""
+    """Train on one dataset or more. `dataset` is the key of the task's own in storage, `others` are `train.mix`."""
 
     kind: Literal["train"] = "train"
     dataset: str
+    others: tuple[Share, ...] = ()
     model: ModelConfig
     train: TrainConfig
 
+    @property
+    def shares(self) -> tuple[Share, ...]:
+        """All datasets, the task's own first."""
+        return (Share(task=self.task, dataset=self.dataset), *self.others)
+
     @model_validator(mode="after")
     def _horizon_fits_episodes(self) -> Self:
-        task = tasks.find(self.task)
-        if self.model.action_horizon > task.demo_steps:
-            raise ValueError(
-                f"model.action_horizon {self.model.action_horizon} is longer than the longest {self.task} "
-                f"demonstration ({task.demo_steps} steps); use 16"
-            )
-        if self.convention.cameras and self.convention.image_size != self.model.image_size:
-            raise ValueError(
-                f"convention.image_size {self.convention.image_size} and model.image_size {self.model.image_size} "
-                "must be equal"
-            )
+        for task in (tasks.find(share.task) for share in self.shares):
+            if self.model.action_horizon > task.demo_steps:
+                raise ValueError(
+                    f"model.action_horizon {self.model.action_horizon} is longer than the longest {task.name} "
+                    f"demonstration ({task.demo_steps} steps); use 16"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _others_are_the_mix(self) -> Self:
+        wanted, found = self.train.weights_of_others, {share.task: share.weight for share in self.others}
+        if wanted != found:
+            raise ValueError(f"others are the datasets of {found}, train.mix asks for {wanted}; they must be the same")
+        if self.task in found:
+            raise ValueError(f"train.mix names {self.task}, which is the run's own task and has weight 1; leave it out")
         return self
 
 
@@ -332,6 +405,14 @@ class ProbeJob(Section):
     gpus: Natural = 0
     planner_python: str | None = None
     rights: tuple[tuple[str, str, str], ...] = ()
+
+
+def _find_task(name: str) -> None:
+    """Raise ValueError, which pydantic reports with its place, unless there is a task of this name."""
+    try:
+        tasks.find(name)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
 
 
 AnyJob = DemosJob | TrainJob | EvalJob

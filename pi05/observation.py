@@ -39,14 +39,15 @@ def compact(observation: Observation) -> Observation:
     """Leave out what no sample of a batch has: absent cameras and the common padding of the prompts.
 
     Masked tokens take no position and nobody attends to them, so the model's output stays the same and costs less.
-    Works on host arrays; the prompt keeps a multiple of TOKEN_BUCKET tokens.
+    Works on host arrays.
     """
     present = {name: image for name, image in observation.images.items() if np.any(observation.image_masks[name])}
-    longest = int(np.max(np.sum(observation.token_mask, axis=1), initial=1))
-    keep = min(-(-longest // TOKEN_BUCKET) * TOKEN_BUCKET, observation.tokens.shape[1])
-    return Observation(
-        images=present,
-        image_masks={name: observation.image_masks[name] for name in present},
-        tokens=observation.tokens[:, :keep],
-        token_mask=observation.token_mask[:, :keep],
-    )
+    tokens, token_mask = trim(np.asarray(observation.tokens), np.asarray(observation.token_mask))
+    return Observation(present, {name: observation.image_masks[name] for name in present}, tokens, token_mask)
+
+
+def trim(tokens: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cut the padding that all prompts of a batch (b, t) share; a multiple of TOKEN_BUCKET tokens stays."""
+    longest = int(np.max(np.sum(mask, axis=1), initial=1))
+    keep = min(-(-longest // TOKEN_BUCKET) * TOKEN_BUCKET, tokens.shape[1])
+    return tokens[:, :keep], mask[:, :keep]

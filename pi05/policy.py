@@ -1,16 +1,18 @@
 """A checkpoint that acts: observations of several environments in, action chunks out, in one batched call.
 
-An episode's sampling noise depends on the policy's seed, the episode's seed and the number of the query alone, so
-results do not depend on which episodes share a batch.
+An episode's sampling noise depends on the policy's seed, the episode's seed and the number of the query alone, and
+every call computes the same shapes (rows and prompt length are padded to fixed numbers), because sums of another shape
+round differently. So results do not depend, by a bit, on which episodes share a batch or how many there are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from pi05.config import Convention
 from pi05.data.transforms import Recipe
@@ -28,7 +30,7 @@ class Policy:
         params: All parameters.
         recipe: The transforms they were trained with.
         meta: What the checkpoint says of itself.
-        environments: Rows of a batch; smaller ones are padded, so that one shape is compiled.
+        rows: Of a batch; smaller ones are padded, larger ones are computed in several.
         sampling_steps: Euler steps n.
         seed: Of the sampling noise.
         temperature: Scale of the sampling noise.
@@ -39,59 +41,113 @@ class Policy:
         params: tree.Params,
         recipe: Recipe,
         meta: CheckpointMeta,
-        environments: int,
+        rows: int,
         sampling_steps: int,
         seed: int,
         temperature: float = 1.0,
     ) -> None:
         self.meta, self._recipe, self._params = meta, recipe, params
-        self._rows, self._key = environments, jax.random.key(seed)
+        self._rows, self._key = rows, jax.random.key(seed)
+        self._tokens = _longest_prompt(recipe)
         self._sample = jax.jit(partial(_sample, config=meta.model, steps=sampling_steps, temperature=temperature))
 
     @classmethod
     def load(
-        cls, folder: Path, environments: int, sampling_steps: int, seed: int, temperature: float = 1.0
+        cls,
+        folder: Path,
+        rows: int,
+        sampling_steps: int,
+        seed: int,
+        temperature: float = 1.0,
+        task: str | None = None,
     ) -> "Policy":
-        """Read a verified checkpoint folder; raise DataError when anything in it is missing or does not fit."""
+        """Read a verified checkpoint folder; raise DataError when anything in it is missing or does not fit.
+
+        `task` is the one to act on, of those that the checkpoint was trained on; None is the run's own.
+        """
         meta = checkpoint.read_meta(folder)
+        recipe = checkpoint.read_recipe(folder, meta, task)
         params = tree.nest(weights.read(folder / "params", meta.model))
-        return cls(params, checkpoint.read_recipe(folder, meta), meta, environments, sampling_steps, seed, temperature)
+        return cls(params, recipe, meta, rows, sampling_steps, seed, temperature)
 
     @classmethod
     def untrained(
-        cls, folder: Path, environments: int, sampling_steps: int, seed: int, temperature: float = 1.0
+        cls,
+        folder: Path,
+        rows: int,
+        sampling_steps: int,
+        seed: int,
+        temperature: float = 1.0,
+        task: str | None = None,
     ) -> "Policy":
         """Take everything of a checkpoint but its weights, which are drawn at random: the row a policy must beat."""
         meta = checkpoint.read_meta(folder)
+        recipe = checkpoint.read_recipe(folder, meta, task)
         params = tree.nest(tree.initial(meta.model, seed))
-        return cls(params, checkpoint.read_recipe(folder, meta), meta, environments, sampling_steps, seed, temperature)
+        return cls(params, recipe, meta, rows, sampling_steps, seed, temperature)
 
     @property
     def convention(self) -> Convention:
         """What data, checkpoint and evaluation must agree on."""
         return self.meta.convention
 
-    def act(self, seeds: Sequence[int], query: int, states: Float[np.ndarray, "b d"]) -> Float[np.ndarray, "b h 8"]:
+    def act(
+        self,
+        seeds: Sequence[int],
+        query: int,
+        states: Float[np.ndarray, "b d"],
+        images: Mapping[str, UInt8[np.ndarray, "b h w 3"]],
+    ) -> Float[np.ndarray, "b horizon 8"]:
         """Return a chunk of absolute joint targets (rad) and gripper for each episode.
 
         Args:
             seeds: Environment seeds of the episodes.
             query: How many chunks these episodes have asked for before.
             states: float32, not normalised.
+            images: One array a camera of the convention.
 
         Raises:
-            DataError: The states have another width than those of training.
+            DataError: The states have another width than those of training, or a camera is missing.
         """
         wanted = len(self._recipe.stats.state.q01)
         if states.shape[-1] != wanted:
             raise DataError(f"the policy was trained on states of {wanted} numbers, given {states.shape[-1]}")
-        rows = len(states)
-        padding = [(0, self._rows - rows), (0, 0)]
-        padded = np.pad(states, padding, mode="edge")
-        observation = self._recipe.observe(self._recipe.normalise_state(padded), {})
-        episodes = np.pad(np.asarray(seeds, np.uint32), padding[0])
+        parts = [slice(begin, begin + self._rows) for begin in range(0, len(states), self._rows)]
+        chunks = [
+            self._act(seeds[part], query, states[part], {name: image[part] for name, image in images.items()})
+            for part in parts
+        ]
+        return np.concatenate(chunks)
+
+    def _act(
+        self, seeds: Sequence[int], query: int, states: np.ndarray, images: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        """Return the chunks of at most as many episodes as a batch has rows."""
+        padded = self._padded(states)
+        seen = {name: self._padded(image) for name, image in images.items()}
+        observation = self._recipe.observe(self._recipe.normalise_state(padded), seen)
+        observation = pad_prompts(observation, self._tokens)
+        episodes = self._padded(np.asarray(seeds, np.uint32))
         chunks = self._sample(self._params, observation, self._key, episodes, np.uint32(query))
-        return self._recipe.decode_actions(padded, np.asarray(chunks))[:rows]
+        return self._recipe.decode_actions(padded, np.asarray(chunks))[: len(states)]
+
+    def _padded(self, values: np.ndarray) -> np.ndarray:
+        """Return as many rows as a batch has, the last one repeated."""
+        missing = self._rows - len(values)
+        return np.pad(values, [(0, missing), *[(0, 0)] * (values.ndim - 1)], mode="edge")
+
+
+def pad_prompts(observation: Observation, length: int) -> Observation:
+    """Return an observation whose prompts have at least `length` tokens, masked ones at the end."""
+    missing = [(0, 0), (0, max(length - observation.tokens.shape[1], 0))]
+    tokens, mask = np.asarray(observation.tokens), np.asarray(observation.token_mask)
+    return replace(observation, tokens=np.pad(tokens, missing), token_mask=np.pad(mask, missing))
+
+
+def _longest_prompt(recipe: Recipe) -> int:
+    """Return how many tokens the longest prompt of a recipe has: that of the states with the longest numbers."""
+    states = np.full((1, len(recipe.stats.state.q01)), 0.99)
+    return recipe.prompt(states, [recipe.sentence])[0].shape[1]
 
 
 def _sample(

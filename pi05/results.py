@@ -12,6 +12,16 @@ from pydantic import BaseModel, ConfigDict
 
 from pi05.errors import DataError
 
+FAILURES = {
+    "never touched": "The object did not move by a centimetre.",
+    "never grasped": "The gripper never held the object.",
+    "dropped": "The object was let go of before it was where it belongs.",
+    "not placed": "The object never came to where it belongs.",
+    "not inserted": "The peg was before the hole, and not deep enough in it.",
+    "not released": "The object came to where it belongs, and the gripper held on to it.",
+    "not still": "The object came to where it belongs, and never came to rest there.",
+}
+"""Where an episode that was never solved failed, in the order of a success."""
 _Z95 = 1.959963984540054
 """Standard normal quantile of 97.5 %, so that the interval covers 95 %."""
 
@@ -24,6 +34,7 @@ class Episode(BaseModel):
         success_once: Whether the task was solved at some step.
         success_at_end: Whether it was solved at the last step.
         first_success_step: Steps until it was solved first, None when it never was.
+        failure: Where it failed, one of FAILURES; None when the task was solved at some step.
         steps: Control steps made.
         distance: From object to goal at the end, in m.
         flags: ManiSkill's other flags at the end.
@@ -37,6 +48,7 @@ class Episode(BaseModel):
     success_once: bool
     success_at_end: bool
     first_success_step: int | None
+    failure: str | None = None
     steps: int
     distance: float
     flags: dict[str, bool] = {}
@@ -51,9 +63,11 @@ class Result(BaseModel):
     Attributes:
         policy: `checkpoint`, `oracle` or `untrained`.
         checkpoint: Key of the checkpoint; None for the oracle.
-        execute_steps, sampling_steps, temperature, policy_seed: Settings the rate depends on.
+        execute_steps, sampling_steps, temperature, policy_seed, batch_size: Settings the rate depends on.
         limit: Control steps of every episode.
         total: Episodes of the whole evaluation, of which a shard has a part.
+        renderer: What drew the images the policy saw, `none` where it does not see.
+        dataset_renderer: What drew those it learned from; only with `eval.renderer=any` another one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,7 +83,9 @@ class Result(BaseModel):
     sampling_steps: int
     temperature: float
     policy_seed: int
+    batch_size: int = 10
     renderer: str
+    dataset_renderer: str = "none"
     episodes: tuple[Episode, ...]
 
 

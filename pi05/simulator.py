@@ -3,7 +3,8 @@
 Knows the six tasks' scenes; knows nothing of datasets, policies or storage. ManiSkill is imported when the first
 environment is made (about 7 s), so importing this module costs nothing. No Vulkan driver is needed while the
 convention names no camera: materials, the one thing ManiSkill asks a renderer for while it builds a scene, are
-replaced by inert stand-ins during each build.
+replaced by inert stand-ins during each build. With cameras, images are rendered when they are asked for; physics has
+the same bits either way.
 """
 
 import contextlib
@@ -19,18 +20,21 @@ from typing import Any
 
 import numpy as np
 
+from pi05.cameras import Cameras, renderer
 from pi05.config import Convention
 from pi05.errors import ConfigError, nearest
 from pi05.tasks import Task
 
 JOINT_NAMES = (*(f"joint_{i}" for i in range(1, 8)), "finger")
 """Of qpos[:8]: 7 joints in rad and the opening of one finger in m."""
+STORED_JOINTS = (*JOINT_NAMES, "other_finger")
+"""Of qpos, which datasets hold whole."""
 ROBOTS = ("panda", "panda_wristcam")
 """The Panda arm, without and with a camera on its hand; the solvers can plan for these."""
-RENDERER = "none"
-"""Nothing is rendered; checkpoints and datasets record it."""
 
 _NO_TIME_LIMIT = 1_000_000
+_BEFORE_HOLE = 0.05
+"""m from the hole within which a peg that points into it counts as aligned."""
 _HARMLESS = (
     "is not in the task's list of supported robots",  # panda_wristcam: all six tasks are solved with it
     "is not installed with git",
@@ -62,12 +66,16 @@ class Positions:
 
 @dataclass(frozen=True)
 class _Scene:
-    """Where an environment keeps what its task is about: names and values of the poses, the object and its goal."""
+    """Where an environment keeps what its task is about: names and values of the poses, the object and its goal.
+
+    `flags` are told beside ManiSkill's own, from the environment and what it says about a step.
+    """
 
     names: tuple[str, ...]
     poses: Callable[[Any], list[np.ndarray]]
     object: Callable[[Any], np.ndarray]
     goal: Callable[[Any], np.ndarray]
+    flags: Callable[[Any, dict[str, Any]], dict[str, bool]] = lambda _env, _info: {}
 
 
 class Simulator:
@@ -75,27 +83,25 @@ class Simulator:
 
     Args:
         task: Which of the six.
-        convention: Robot, controller, rate and state layout.
+        convention: Robot, controller, rate, state layout and cameras.
 
     Raises:
-        ConfigError: The convention asks for cameras, a robot or a rate that this simulator does not offer.
+        ConfigError: The convention asks for cameras, a robot or a rate that this simulator does not offer, or for
+            cameras on a machine without a Vulkan driver.
     """
 
     def __init__(self, task: Task, convention: Convention) -> None:
         self.task, self.convention = task, convention
         self._env = make(task, convention).unwrapped
         self._scene = _SCENES[task.name]
-
-    @property
-    def renderer(self) -> str:
-        """Name of what draws the images."""
-        return RENDERER
+        self._cameras = Cameras(self._env, convention.cameras)
 
     def reset(self, seed: int) -> StepInfo:
         """Build the scene anew from `seed`, so that an episode does not depend on those before it."""
-        with inert_materials(), _quiet():
+        with materials(self.convention), _quiet():
             _, info = self._env.reset(seed=seed, options={"reconfigure": True})
-        return _step_info(info)
+        self._cameras.prepare()
+        return self._told(info)
 
     def step(self, action: np.ndarray) -> StepInfo:
         """Advance one control step.
@@ -105,15 +111,23 @@ class Simulator:
         """
         with _quiet():
             *_, info = self._env.step(np.asarray(action, np.float32))
-        return _step_info(info)
+        return self._told(info)
 
     def state(self) -> np.ndarray:
         """Return what the policy is told, float32 (S,), in the order of `state_names`."""
-        joints = self._env.agent.robot.get_qpos()[0, :8].numpy()
-        if self.convention.state == "joints":
-            return joints.astype(np.float32)
-        tcp = _position(self._env.agent.tcp)
-        return np.concatenate([joints, tcp, *self._scene.poses(self._env)]).astype(np.float32)
+        joints = self._joints()[:8]
+        return joints if self.convention.state == "joints" else np.concatenate([joints, self._poses()])
+
+    def stored_state(self) -> np.ndarray:
+        """Return what a dataset holds, float32 (S,), in the order of `stored_names`: every number of any convention."""
+        return np.concatenate([self._joints(), self._poses()])
+
+    def images(self) -> dict[str, np.ndarray]:
+        """Render and return what each camera sees now, uint8 (image_size, image_size, 3) RGB, in prefix order.
+
+        Two cameras take 60 ms, a step 2 ms: so nothing is rendered that nobody looks at. Empty without cameras.
+        """
+        return self._cameras.images() if self.convention.cameras else {}
 
     def positions(self) -> Positions:
         """Return where gripper, object and goal are, for distances and drawings."""
@@ -132,10 +146,31 @@ class Simulator:
         """Free the scene."""
         self._env.close()
 
+    def _told(self, info: dict[str, Any]) -> StepInfo:
+        own = _step_info(info)
+        return StepInfo(own.success, own.flags | self._scene.flags(self._env, info))
+
+    def _joints(self) -> np.ndarray:
+        """Return qpos, float32 (9,)."""
+        return self._env.agent.robot.get_qpos()[0].numpy().astype(np.float32)
+
+    def _poses(self) -> np.ndarray:
+        """Return the gripper's position and the poses the task is about, float32."""
+        return np.concatenate([_position(self._env.agent.tcp), *self._scene.poses(self._env)]).astype(np.float32)
+
 
 def state_names(task: Task, convention: Convention) -> tuple[str, ...]:
-    """Return the name of each number in a state."""
-    return JOINT_NAMES if convention.state == "joints" else JOINT_NAMES + _xyz("tcp") + _SCENES[task.name].names
+    """Return the name of each number that a policy is told."""
+    return JOINT_NAMES if convention.state == "joints" else JOINT_NAMES + _pose_names(task)
+
+
+def stored_names(task: Task) -> tuple[str, ...]:
+    """Return the name of each number that a dataset holds; those of every convention are among them."""
+    return STORED_JOINTS + _pose_names(task)
+
+
+def _pose_names(task: Task) -> tuple[str, ...]:
+    return _xyz("tcp") + _SCENES[task.name].names
 
 
 def make(task: Task, convention: Convention) -> Any:
@@ -146,15 +181,16 @@ def make(task: Task, convention: Convention) -> Any:
     """
     check(convention)
     gymnasium = _maniskill()
-    with inert_materials(), _quiet():
+    with materials(convention), _quiet():
         env = gymnasium.make(
             task.env_id,
             robot_uids=convention.robot,
             control_mode=convention.control_mode,
-            obs_mode="none",
+            obs_mode="none",  # nothing is rendered unless somebody asks
             reward_mode="none",
             sim_backend="physx_cpu",
-            render_backend="none",
+            render_backend="cpu" if convention.cameras else "none",
+            sensor_configs={"width": convention.image_size, "height": convention.image_size},
             reconfiguration_freq=1,
             max_episode_steps=_NO_TIME_LIMIT,
         )
@@ -164,14 +200,15 @@ def make(task: Task, convention: Convention) -> Any:
 
 def check(convention: Convention) -> None:
     """Raise ConfigError when a convention asks for what this simulator does not offer; needs no ManiSkill."""
-    if convention.cameras:
-        raise ConfigError(
-            f"cameras {', '.join(convention.cameras)} need rendering, which comes with the next version; "
-            "use preset tiny, or convention.cameras=() with convention.state=joints_and_poses"
-        )
+    renderer(convention.cameras)
     if convention.robot not in ROBOTS:
         raise ConfigError(
             f"unknown robot {convention.robot!r}{nearest(convention.robot, ROBOTS)} Robots: {', '.join(ROBOTS)}"
+        )
+    if "hand_camera" in convention.cameras and convention.robot != "panda_wristcam":
+        raise ConfigError(
+            f"robot {convention.robot!r} has no hand_camera; use convention.robot=panda_wristcam, or leave hand_camera "
+            "out of convention.cameras"
         )
 
 
@@ -195,6 +232,7 @@ def _check_rate(found: int, convention: Convention) -> None:
 def _maniskill() -> ModuleType:
     """Import ManiSkill without its noise and return gymnasium, through which its environments are made."""
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # ManiSkill imports GitPython, which wants a git program
+    os.environ.setdefault("LP_NUM_THREADS", "0")  # lavapipe's own threads cost a quarter more and bring nothing here
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a missing libvulkan, deprecations of what ManiSkill imports
         import gymnasium
@@ -221,6 +259,11 @@ class _InertMaterial:
 
     def __init__(self, *args: object, **options: object) -> None:
         pass
+
+
+def materials(convention: Convention) -> contextlib.AbstractContextManager[None]:
+    """Build scenes with real materials when there are cameras, without a driver when there are none."""
+    return contextlib.nullcontext() if convention.cameras else inert_materials()
 
 
 @contextlib.contextmanager
@@ -339,7 +382,18 @@ def _insert() -> _Scene:
         poses=lambda env: [_oriented(env.peg), env.peg_half_sizes[0, :2].numpy(), _oriented(env.box_hole_pose)],
         object=lambda env: _position(env.peg_head_pose),
         goal=lambda env: _position(env.box_hole_pose),
+        flags=_peg_flags,
     )
+
+
+def _peg_flags(env: Any, info: dict[str, Any]) -> dict[str, bool]:
+    """Return whether the peg is held, and whether its head is before the hole or in it; ManiSkill tells neither."""
+    depth, *aside = info["peg_head_pos_at_hole"][0].numpy()
+    inside = np.abs(aside).max() <= float(env.box_hole_radii[0])
+    return {
+        "is_grasped": bool(env.agent.is_grasping(env.peg, max_angle=20)[0]),
+        "is_peg_aligned": bool(inside and depth >= -_BEFORE_HOLE),
+    }
 
 
 _SCENES = {

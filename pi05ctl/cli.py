@@ -16,7 +16,7 @@ import typer
 
 from pi05.errors import JobError
 from pi05.tasks import TASKS
-from pi05ctl import cli_artefacts, cli_setup
+from pi05ctl import cli_artefacts, cli_datasets, cli_setup
 from pi05ctl.errors import (
     INTERRUPTED,
     CtlError,
@@ -250,7 +250,7 @@ def results(
     if output is Output.json:
         _out(report.results_json(found))
     elif found:
-        _out(_table(report.RESULTS_HEADER, [report.result_row(result) for result in found]))
+        _out(_table(report.RESULTS_HEADER, report.result_rows(found)))
     else:
         _say(f"no finished evaluation in {controller.storage.url} yet; make one: pi05ctl submit pipeline pushcube")
 
@@ -262,15 +262,48 @@ def report_(
 ) -> None:
     """Write a run's page and print where it is.
 
-    Loss curve, success with its interval, episodes and configuration, in one HTML file.
+    Success beside what others reach, where it failed, videos, loss, episodes and configuration, in one HTML file.
     """
     from pi05ctl import page
 
     controller = _controller(target)
-    _out(page.write(controller.target, controller.find(run), time.time()) + "\n")
+    name = controller.find(run)
+    _out(page.write(controller.target, name, time.time()) + "\n")
+    _say_copy(page.copy(controller.target, name, "index.html", _copies()))
+
+
+@app.command()
+def plot(
+    run: RunArgument,
+    target: TargetOption = None,
+) -> None:
+    """Draw the loss of a run as a PNG file.
+
+    It prints where the file is. Runs of the full preset are drawn beside the run by hand.
+    """
+    from pi05ctl import page
+    from pi05ctl.plot import loss_png
+
+    controller = _controller(target)
+    name = controller.find(run)
+    content = page.gather(controller.target, name, time.time())
+    picture = loss_png(content.losses, content.by_hand, name)
+    _out(page.publish(controller.target, name, "loss.png", picture) + "\n")
+    _say_copy(page.copy(controller.target, name, "loss.png", _copies()))
+
+
+def _copies() -> Path:
+    """Return where this machine keeps copies of reports that are in a bucket."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pi05" / "reports"
+
+
+def _say_copy(path: Path | None) -> None:
+    if path is not None:
+        _out(f"{path.as_uri()}\n")
 
 
 app.add_typer(cli_setup.app)
+app.add_typer(cli_datasets.datasets, name="datasets")
 app.add_typer(cli_artefacts.weights, name="weights")
 app.add_typer(cli_artefacts.checkpoints, name="checkpoints")
 

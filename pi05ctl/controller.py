@@ -14,7 +14,7 @@ from pi05ctl.follow import Look
 from pi05ctl.render import Local, Rendered, render, stages
 from pi05ctl.results import Evaluation
 from pi05ctl.settings import Settings
-from pi05ctl.spec import DEFAULT_PRESET, KINDS, Kind, RunSpec, parse_assignment
+from pi05ctl.spec import DEFAULT_PRESET, KINDS, Kind, RunSpec, parse_assignment, resolve
 from pi05ctl.status import RunStatus
 from pi05ctl.targets.target import Submission, Target
 
@@ -152,8 +152,9 @@ class Controller:
             preset = request.preset or DEFAULT_PRESET[target]
             return RunSpec(kind=kind, task=task, preset=preset, target=target, overrides=overrides)
         base = self.target.load(self.find(request.of)).spec
-        if base.kind != "train" or base.task != task:
-            raise UsageError(f"--of {request.of} is a {base.kind} run of {base.task}, not the training of {task}")
+        if base.kind != "train" or task not in _learned(base):
+            learned = " and ".join(_learned(base))
+            raise UsageError(f"--of {request.of} is a {base.kind} run of {learned}, not the training of {task}")
         if request.preset not in (None, base.preset):
             raise UsageError(f"--of {request.of} was trained with --preset {base.preset}; leave --preset out")
         name = self.find(request.of)
@@ -188,6 +189,11 @@ def _kind(name: str) -> Kind:
         if name == kind:
             return kind
     raise unknown("kind of run", name, KINDS)
+
+
+def _learned(spec: RunSpec) -> list[str]:
+    """Return the tasks of a run: its own, and those that a training mixes in."""
+    return [spec.task, *(resolve(spec).train.weights_of_others if spec.kind == "train" else ())]
 
 
 def _task(name: str) -> str:

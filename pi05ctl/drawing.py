@@ -12,54 +12,44 @@ from pi05ctl.results import Episode, Track
 Points = Sequence[tuple[float, float]]
 
 _WIDTH, _HEIGHT = 640, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 30
+_LEFT, _RIGHT, _TOP, _BOTTOM = 76, 34, 14, 34
 
 
-def curve(points: Points, label: str) -> str:
+def curve(points: Points, label: str, beside: Points = ()) -> str:
     """Return a line over training steps, its y axis logarithmic when the values span a factor of ten.
 
     Args:
         points: (step, value), at least two, in the order of the steps.
         label: What the values are, for the tooltips.
+        beside: Points of another run, drawn dashed under it.
     """
-    values = [value for _, value in points]
+    values = [value for _, value in (*points, *beside)]
     logarithmic = min(values) > 0 and max(values) / min(values) >= 10
     y_ticks = _decades(min(values), max(values)) if logarithmic else _ticks(min(0, *values), max(values))
-    x_ticks = _ticks(0, points[-1][0])
+    last = max(step for step, _ in (*points[-1:], *beside))
+    x_ticks = _ticks(0, last)
     scale = math.log10 if logarithmic else float
     low, high = scale(min(y_ticks[0], min(values))), scale(max(y_ticks[-1], max(values)))
-    right = max(x_ticks[-1], points[-1][0])
+    right = max(x_ticks[-1], last)
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = _LEFT + (_WIDTH - _LEFT - _RIGHT) * x / right
         up = (scale(y) - low) / ((high - low) or 1)
         return across, _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * up
 
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
+    def line(name: str, through: Points) -> str:
+        places = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in through))
+        return f'<polyline class="{name}" points="{places}"/>'
+
     parts = [
         *(_y_tick(place(0, tick)[1], tick) for tick in y_ticks),
         *(_x_tick(place(tick, values[0])[0], tick) for tick in x_ticks),
-        f'<polyline class="line" points="{line}"/>',
+        *([line("by-hand", beside)] if beside else []),
+        line("line", points),
+        *(_hover(*place(*point), f"by hand, step {point[0]:,.0f}: {label} {point[1]:.4g}") for point in beside),
         *(_hover(*place(*point), f"step {point[0]:,.0f}: {label} {point[1]:.4g}") for point in points),
     ]
     return _svg(_WIDTH, _HEIGHT, f"{label} over training steps", parts)
-
-
-def interval(rate: float, low: float, high: float) -> str:
-    """Return a bar from 0 to 100 % with the rate and its interval on it."""
-    width, left = 640, 12
-    at = [left + (width - 2 * left) * value for value in (low, rate, high, 0.0, 1.0)]
-    parts = [
-        f'<line class="grid" x1="{at[3]:.1f}" x2="{at[4]:.1f}" y1="16" y2="16"/>',
-        f'<line class="interval" x1="{at[0]:.1f}" x2="{at[2]:.1f}" y1="16" y2="16"/>',
-        f'<circle class="rate" cx="{at[1]:.1f}" cy="16" r="7"/>',
-        *(
-            f'<text class="tick" x="{left + (width - 2 * left) * share:.1f}" y="42" text-anchor="{anchor}">'
-            f"{100 * share:.0f} %</text>"
-            for share, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end"))
-        ),
-    ]
-    return _svg(width, 48, f"success {100 * rate:.0f} %, 95 % interval {100 * low:.0f} to {100 * high:.0f} %", parts)
 
 
 def episodes(shown: Sequence[Episode]) -> list[str]:

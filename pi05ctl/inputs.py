@@ -3,9 +3,10 @@
 A missing dataset is refused here in a second instead of in a process that has loaded a simulator first.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from pi05.config import DemosJob, EvalJob, TrainJob
+from pi05.config import DemosJob, EvalJob, Share, TrainJob
 from pi05.errors import DataError
 from pi05.storage import RunPaths, Storage
 from pi05ctl import results
@@ -16,13 +17,15 @@ def missing(run: Rendered, storage: Storage) -> str | None:
     """Return what the run needs and does not find, with the remedy; None when all is there."""
     job, spec = run.job, run.spec
     if isinstance(job, PipelineJob):
-        return _missing_weights(job.stages[1], storage) or _missing_planner(run, job.stages[0], storage)
+        demos, train, _ = job.stages
+        others = _missing_datasets(run, train.others, storage)
+        return others or _missing_weights(train, storage) or _missing_planner(run, demos, storage)
     if isinstance(job, DemosJob):
         return _missing_planner(run, job, storage)
+    if isinstance(job, TrainJob):
+        return _missing_datasets(run, job.shares, storage) or _missing_weights(job, storage)
     if not storage.exists(job.dataset):
         return f"there is no dataset {job.dataset} yet; make it: {spec.command('demos')}"
-    if isinstance(job, TrainJob):
-        return _missing_weights(job, storage)
     if job.eval.policy != "oracle":
         return _missing_checkpoint(run, job, storage)
     return None
@@ -56,6 +59,15 @@ def _missing_planner(run: Rendered, job: DemosJob, storage: Storage) -> str | No
         f"the planner's interpreter {job.planner_python} does not exist; scripts/quickstart sets it up, "
         "and planner_python in pi05.toml names another one"
     )
+
+
+def _missing_datasets(run: Rendered, shares: Sequence[Share], storage: Storage) -> str | None:
+    """Return the first dataset that is not there, and how to make it."""
+    for share in shares:
+        if not storage.exists(share.dataset):
+            spec = run.spec.model_copy(update={"task": share.task})
+            return f"there is no dataset {share.dataset} yet; make it: {spec.command('demos')}"
+    return None
 
 
 def _missing_weights(job: TrainJob, storage: Storage) -> str | None:

@@ -1,8 +1,9 @@
 """RunSpec + Settings -> the run's name and its job.json, byte for byte; no disk, no clock, no network.
 
 A run is named by its job.json, less what cannot change its result: where it is stored and runs (storage, target,
-interpreters), how many processes share the work (demos.block, demos.workers, train.fsdp_devices) and the names that
-follow from the rest. So two spellings of one wish are one run, and submitting twice is harmless.
+interpreters), how many processes share the work (demos.block, demos.workers, train.fsdp_devices, eval.environments,
+eval.workers) and the names that follow from the rest. So two spellings of one wish are one run, and submitting twice is
+harmless.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from pi05.config import (
     Job,
     Natural,
     Section,
+    Share,
     TrainJob,
     explain,
 )
@@ -29,6 +31,7 @@ from pi05ctl.spec import Options, RunSpec, resolve
 _NO_RESULT = {
     "demos": {"block", "workers"},
     "train": {"fsdp_devices"},
+    "eval": {"environments", "workers"},
 }
 """Values that change how a run is done and not what comes out."""
 PLANNER_IN_IMAGE = "/opt/planner/bin/python"
@@ -177,10 +180,20 @@ def _train(spec: RunSpec, options: Options, settings: Settings) -> TrainJob:
     job = TrainJob(
         **_common(spec, options, settings),
         dataset=_demos(spec.sibling("demos"), options, settings).dataset,
+        others=tuple(
+            Share(task=task, dataset=_dataset_of(task, spec, settings), weight=weight)
+            for task, weight in options.train.weights_of_others.items()
+        ),
         model=options.model,
         train=options.train,
     )
     return job.model_copy(update={"run": _name("train", spec.task, digest(job, spec.again))})
+
+
+def _dataset_of(task: str, spec: RunSpec, settings: Settings) -> str:
+    """Return the key of the dataset that the same preset and overrides name for another task."""
+    other = spec.sibling("demos").model_copy(update={"task": task})
+    return _demos(other, resolve(other), settings).dataset
 
 
 def _eval(spec: RunSpec, options: Options, settings: Settings) -> EvalJob:

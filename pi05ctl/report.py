@@ -6,12 +6,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pi05 import tasks
+from pi05ctl import anchors
 from pi05ctl.results import Evaluation
 from pi05ctl.status import RunStatus, success
 
 HEADER = ("RUN", "TASK", "KIND", "STATE", "PROGRESS", "SPEED", "METRIC", "LEFT", "AGE", "WHY")
-RESULTS_HEADER = ("TASK", "RUN", "POLICY", "EPISODES", "SUCCESS ONCE", "AT END", "95 % INTERVAL")
-_DROP = ("TASK", "KIND", "SPEED", "AGE", "METRIC", "LEFT")
+RESULTS_HEADER = (
+    *("TASK", "RUN", "POLICY", "EPISODES", "SUCCESS ONCE", "AT END", "95 % INTERVAL"),
+    *("FAILED", "OTHERS REPORT", "AIM"),
+)
+_DROP = ("OTHERS REPORT", "FAILED", "AT END", "TASK", "KIND", "SPEED", "AGE", "METRIC", "LEFT")
 """Columns that a narrow terminal does without, in this order; task and kind are in the run's name anyway."""
 _COLOURS = {
     "Running": "32",
@@ -31,10 +35,13 @@ class Result:
     Attributes:
         task: Name of the task.
         run: The evaluation.
-        policy: `checkpoint 2400`, `oracle` or `untrained`.
+        policy: `checkpoint 2400`, `oracle` or `untrained`; with `, no camera` when it does not see.
         train_run: Whose checkpoint it was.
         metrics: success_once, success_at_end, wilson_low, wilson_high, episodes; empty while episodes are missing.
         episodes: How many there are: `50`, or `31 of 50` while some are missing.
+        failures: How many failed where.
+        others: What other methods report on the task, in %.
+        aim: Of a full run, in %.
     """
 
     task: str
@@ -43,6 +50,9 @@ class Result:
     train_run: str | None
     metrics: dict[str, float]
     episodes: str
+    failures: dict[str, int]
+    others: dict[str, float]
+    aim: float
 
 
 def row(status: RunStatus) -> tuple[str, ...]:
@@ -149,10 +159,28 @@ def results(found: Iterable[tuple[RunStatus, Evaluation]]) -> list[Result]:
     order = list(tasks.TASKS)
     rows = sorted(found, key=lambda item: (order.index(item[0].task), -(item[0].created or 0.0)))
     return [
-        Result(status.task, status.run, evaluation.subject, status.train_run, evaluation.metrics, evaluation.progress)
+        Result(
+            task=status.task,
+            run=status.run,
+            policy=evaluation.subject + (", no camera" if evaluation.blind else ""),
+            train_run=status.train_run,
+            metrics=evaluation.metrics,
+            episodes=evaluation.progress,
+            failures=evaluation.failures,
+            others={anchor.name: anchor.rates[status.task] for anchor in anchors.of(status.task)},
+            aim=anchors.AIM[status.task],
+        )
         for status, evaluation in rows
         if evaluation.episodes
     ]
+
+
+def result_rows(found: Sequence[Result]) -> list[tuple[str, ...]]:
+    """Return the cells under RESULTS_HEADER for every result, and for every task that has none yet."""
+    rows = [(result.task, result_row(result)) for result in found]
+    without = [(task, _no_result(task)) for task in tasks.TASKS if task not in {result.task for result in found}]
+    order = list(tasks.TASKS)
+    return [row for _, row in sorted(rows + without, key=lambda item: order.index(item[0]))]
 
 
 def result_row(result: Result) -> tuple[str, ...]:
@@ -167,7 +195,16 @@ def result_row(result: Result) -> tuple[str, ...]:
         _percent(numbers.get("success_once")),
         _percent(numbers.get("success_at_end")),
         f"{100 * low:.0f} to {100 * high:.0f} %" if low is not None and high is not None else "",
+        ", ".join(f"{count} {name}" for name, count in result.failures.items()),
+        anchors.short(result.task),
+        f"{result.aim:g} %",
     )
+
+
+def _no_result(task: str) -> tuple[str, ...]:
+    """Return the cells of a task that was not evaluated."""
+    empty = len(RESULTS_HEADER) - 4
+    return (task, "none yet", *[""] * empty, anchors.short(task), f"{anchors.AIM[task]:g} %")
 
 
 def results_json(found: Sequence[Result]) -> str:

@@ -5,11 +5,13 @@ one that its episodes bear out. While a shard is missing there are episodes and 
 """
 
 import json
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from pi05.errors import DataError
-from pi05.results import summary
+from pi05.results import FAILURES, summary
 from pi05.storage import RunPaths, Storage
 
 Track = tuple[tuple[float, float], ...]
@@ -26,6 +28,7 @@ class Episode:
         first_success_step: When it was first solved.
         steps: How long it was.
         tracks: Paths on the table (x, y in metres) of `tcp` (the gripper), `object` and `goal`, where they were kept.
+        failure: Where it failed, one of pi05.results.FAILURES; None when it was solved, or the result does not say.
     """
 
     seed: int
@@ -34,6 +37,7 @@ class Episode:
     first_success_step: int | None = None
     steps: int | None = None
     tracks: dict[str, Track] = field(default_factory=dict[str, Track])
+    failure: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,14 @@ class Evaluation:
         policy: `checkpoint`, `oracle` or `untrained`, as the results say; empty when they do not.
         step: Step of the evaluated checkpoint.
         total: Episodes of the whole evaluation; None when the results do not say, and then these are all.
+        settings: Everything else that the results say of themselves.
     """
 
     episodes: tuple[Episode, ...]
     policy: str = ""
     step: int | None = None
     total: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def subject(self) -> str:
@@ -66,6 +72,18 @@ class Evaluation:
     def progress(self) -> str:
         """How many episodes there are: `50`, or `31 of 50` while some are missing."""
         return f"{len(self.episodes)}" if self.complete else f"{len(self.episodes)} of {self.total or 0}"
+
+    @property
+    def blind(self) -> bool:
+        """Whether a policy was evaluated that does not see."""
+        return self.policy not in ("", "oracle") and self.settings.get("renderer") == "none"
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """How many episodes failed where, in the order of a success."""
+        counted = Counter(episode.failure for episode in self.episodes if episode.failure)
+        order = [*FAILURES, *(name for name in counted if name not in FAILURES)]
+        return {name: counted[name] for name in order if counted[name]}
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -89,24 +107,31 @@ def read(storage: Storage, run: str) -> Evaluation:
         try:
             shard = cast("dict[str, Any]", json.loads(storage.read(key)))
             episodes.update((int(row["seed"]), _episode(row)) for row in shard["episodes"])
-            found = {name: shard.get(name) for name in ("policy", "checkpoint", "total")}
+            found = {name: value for name, value in shard.items() if name not in ("v", "episodes")}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{storage.url}/{key} is not the result of an evaluation ({error!r})") from error
         _refuse_other(key, found, header)
         header = found
     in_order = tuple(episodes[seed] for seed in sorted(episodes))
     step = str(header.get("checkpoint")).rpartition("/")[2]
-    return Evaluation(
-        in_order, header.get("policy") or "", int(step) if step.isdecimal() else None, header.get("total")
-    )
+    settings = {name: value for name, value in header.items() if name not in ("policy", "total")}
+    number = int(step) if step.isdecimal() else None
+    return Evaluation(in_order, header.get("policy") or "", number, header.get("total"), settings)
+
+
+def videos(storage: Storage, run: str, seeds: Iterable[int]) -> dict[int, bytes]:
+    """Return the videos (mp4) that an evaluation made of some of its episodes, by seed, in the order of `seeds`."""
+    folder = f"{RunPaths(run).results}/videos"
+    kept = set(storage.children(folder))
+    return {seed: storage.read(f"{folder}/{seed}.mp4") for seed in seeds if f"{seed}.mp4" in kept}
 
 
 def _refuse_other(key: str, found: dict[str, Any], before: dict[str, Any]) -> None:
     """Raise DataError when a shard is of another evaluation than the one before it."""
     for name, value in before.items():
-        if found[name] != value:
+        if found.get(name) != value:
             raise DataError(
-                f"{key} has {name} {found[name]!r}, the other shards have {value!r}: they do not add up to one "
+                f"{key} has {name} {found.get(name)!r}, the other shards have {value!r}: they do not add up to one "
                 f"evaluation; delete {key.rpartition('/')[0]} and submit it again"
             )
 
@@ -119,6 +144,7 @@ def _episode(row: dict[str, Any]) -> Episode:
         success_at_end=bool(row["success_at_end"]),
         first_success_step=row.get("first_success_step"),
         steps=row.get("steps"),
+        failure=row.get("failure"),
         tracks={name: _track(row[name]) for name in ("tcp", "object", "goal") if row.get(name)},
     )
 

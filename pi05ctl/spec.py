@@ -88,7 +88,7 @@ class RunSpec(Section):
 
 def presets() -> list[str]:
     """Return the names of the presets, smallest model first."""
-    order = ["tiny", "small", "full"]
+    order = ["tiny", "micro", "small", "full"]
     names = sorted(path.stem for path in _PRESETS.glob("*.toml"))
     return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 

@@ -1,32 +1,35 @@
 """Datasets on disk: turns demonstrations into a LeRobot v3.0 folder, and such a folder into plain arrays.
 
-Writing goes through lerobot itself, so that LeRobotDataset opens the result; reading needs pyarrow and json only,
+Writing goes through lerobot itself, so that LeRobotDataset opens the result; reading goes through pi05.data.lerobot,
 because lerobot imports torch and decodes one row at a time. Beside LeRobot's files lies meta/pi05.json: under which
 convention, from which seeds and by which versions the demonstrations were made.
+Frames stay the PNG files they come as; one demonstration is in memory at a time.
 Knows nothing of simulators, storage or training.
 """
 
 import contextlib
-import json
+import io
 import logging
 import os
+import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
+import PIL.Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pi05.config import ACTION_NAMES, Convention, explain
+from pi05.data.lerobot import MAKE_AGAIN, LeRobotFolder, Numbers, read_json
 from pi05.errors import DataError
-from pi05.tasks import Task
+from pi05.tasks import Task, find
 
 META = "meta/pi05.json"
-_MAKE_AGAIN = "delete the dataset and make it again with the demos job"
+IMAGES = "observation.images."
+"""LeRobot's keys of cameras begin with it."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +40,28 @@ class Demo:
         seed: Environment seed of the reset it starts from.
         states: float32 (T, S), before each action.
         actions: float32 (T, 8), absolute joint targets in rad and the gripper in [-1, 1].
+        frames: What each camera saw before each action, T PNG files a camera.
     """
 
     seed: int
     states: np.ndarray
     actions: np.ndarray
+    frames: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
 
 
 class Attempt(BaseModel):
-    """What became of one seed: planned and replayed, or the reason why not."""
+    """What became of one seed: planned and replayed, or the reason why not.
+
+    Attributes:
+        seed: Environment seed.
+        success: Whether the dataset has it.
+        steps: Control steps.
+        seconds: Planning took.
+        reason: Why it failed, or "".
+        replay_seconds: Replay took, rendering included.
+        exact: Whether the replay had the plan's bits.
+        difference: Largest difference between replay and plan, in the state's own units.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,6 +70,9 @@ class Attempt(BaseModel):
     steps: int
     seconds: float
     reason: str = ""
+    replay_seconds: float = 0.0
+    exact: bool = True
+    difference: float = 0.0
 
 
 class DatasetMeta(BaseModel):
@@ -63,6 +82,8 @@ class DatasetMeta(BaseModel):
         task: Name of the task.
         convention: Of states, actions and cameras.
         renderer: What drew the images.
+        goal_visible: Whether the goal is in them. Ours always show it; ManiSkill by itself hides PickCube's.
+        source: Recordings of others that were replayed, or "" for our own planner.
         seeds: Environment seed of each episode, in order.
         attempts: Every seed tried, in order, failures included.
         inexact: Episodes whose replay differed from the plan's recording by at least one bit.
@@ -76,6 +97,8 @@ class DatasetMeta(BaseModel):
     task: str
     convention: Convention
     renderer: str
+    goal_visible: bool = True
+    source: str = ""
     seeds: tuple[int, ...]
     attempts: tuple[Attempt, ...]
     inexact: int = 0
@@ -92,6 +115,11 @@ class DatasetMeta(BaseModel):
         """Planning time a kept demonstration cost, failures included."""
         return sum(attempt.seconds for attempt in self.attempts) / len(self.seeds)
 
+    @property
+    def replay_seconds(self) -> float:
+        """Replay and rendering time a kept demonstration cost, failures included."""
+        return sum(attempt.replay_seconds for attempt in self.attempts) / len(self.seeds)
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -103,6 +131,7 @@ class Dataset:
         actions: float32 (N, 8), absolute joint targets in rad and the gripper in [-1, 1].
         starts: int64 (E + 1,), first row of each episode, and N.
         state_names: Name of each number in a state.
+        folder: Where its files are, images among them.
     """
 
     meta: DatasetMeta
@@ -110,6 +139,7 @@ class Dataset:
     actions: np.ndarray
     starts: np.ndarray
     state_names: tuple[str, ...]
+    folder: Path | None = None
 
 
 def write(
@@ -120,31 +150,57 @@ def write(
         folder.rmdir()  # LeRobot insists on making it
     dataset = _create(folder, f"{user}/{task.name}", meta.convention, state_names)
     for demo in demos:
-        for state, action in zip(demo.states, demo.actions, strict=True):
-            dataset.add_frame({"observation.state": state, "action": action, "task": task.sentence})
+        cameras = {f"{IMAGES}{name}": map(_encoded, files) for name, files in demo.frames.items()}
+        columns = {"observation.state": demo.states, "action": demo.actions, **cameras}
+        for row in zip(*columns.values(), strict=True):
+            dataset.add_frame({**dict(zip(columns, row, strict=True)), "task": task.sentence})
         dataset.save_episode()
     dataset.finalize()
+    shutil.rmtree(folder / "images", ignore_errors=True)  # empty folders that LeRobot leaves behind
     (folder / META).write_text(meta.model_dump_json(indent=1))
 
 
 def load(folder: Path) -> Dataset:
-    """Read a dataset written by `write`.
+    """Read a dataset written by `write`; no image is read.
 
     Raises:
         DataError: A file is missing or damaged, or its content is not what the meta data promise.
     """
+    recorded = LeRobotFolder(folder)
     meta = _read_meta(folder / META)
-    info = _read_json(folder / "meta/info.json")
-    names = _feature_names(folder, info, "observation.state")
-    table = _read_rows(folder)
-    states = _matrix(folder, table, "observation.state", len(names))
-    actions = _matrix(folder, table, "action", len(ACTION_NAMES))
-    starts = _episode_starts(folder, table["episode_index"].to_numpy(), len(meta.seeds))
-    if len(states) != info.get("total_frames"):
+    for camera in meta.convention.cameras:
+        recorded.check_camera(camera, meta.convention.image_size)
+    numbers = recorded.numbers()
+    _check_episodes(folder, meta, numbers)
+    names = recorded.names("observation.state")
+    return Dataset(meta, numbers.states, numbers.actions, numbers.starts, names, folder)
+
+
+def _check_episodes(folder: Path, meta: DatasetMeta, numbers: Numbers) -> None:
+    """Raise DataError unless there is a seed an episode, and the task's own instruction."""
+    episodes = len(numbers.sentences)
+    if episodes != len(meta.seeds):
+        raise DataError(f"{folder} has {episodes} episodes, {META} says {len(meta.seeds)}; {MAKE_AGAIN}")
+    wanted = find(meta.task).sentence
+    if other := set(numbers.sentences) - {wanted}:
+        raise DataError(f"{folder} has the instruction {other.pop()!r}, {meta.task} has {wanted!r}; {MAKE_AGAIN}")
+
+
+def with_states(dataset: Dataset, names: tuple[str, ...]) -> Dataset:
+    """Return the dataset with the states that a policy is told, in that order; a dataset may hold more of them.
+
+    Raises:
+        DataError: The dataset lacks one.
+    """
+    if names == dataset.state_names:
+        return dataset
+    if missing := [name for name in names if name not in dataset.state_names]:
         raise DataError(
-            f"{folder} has {len(states)} rows, meta/info.json says {info.get('total_frames')}; {_MAKE_AGAIN}"
+            f"the states of {dataset.folder} have no {', '.join(missing)}; they are {', '.join(dataset.state_names)}. "
+            f"{MAKE_AGAIN.capitalize()}, or choose another convention.state"
         )
-    return Dataset(meta, states, actions, starts, names)
+    columns = [dataset.state_names.index(name) for name in names]
+    return replace(dataset, states=np.ascontiguousarray(dataset.states[:, columns]), state_names=names)
 
 
 def check_convention(found: Convention, wanted: Convention, what: str) -> None:
@@ -164,8 +220,17 @@ def check_convention(found: Convention, wanted: Convention, what: str) -> None:
         )
 
 
+def _encoded(png: bytes) -> Any:
+    """Return a PIL image that LeRobot does not encode again when it saves it (15 ms a frame)."""
+    image: Any = PIL.Image.open(io.BytesIO(png))
+    image.save = lambda path, **_options: Path(path).write_bytes(png)
+    return image
+
+
 def _create(folder: Path, name: str, convention: Convention, state_names: Sequence[str]) -> Any:
     """Return an empty LeRobotDataset; imports lerobot and with it torch (about 8 s)."""
+    size = convention.image_size
+    image = {"dtype": "image", "shape": (size, size, 3), "names": ["height", "width", "channels"]}
     with _quiet_lerobot():
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
@@ -178,6 +243,7 @@ def _create(folder: Path, name: str, convention: Convention, state_names: Sequen
             features={
                 "observation.state": {"dtype": "float32", "shape": (len(state_names),), "names": list(state_names)},
                 "action": {"dtype": "float32", "shape": (len(ACTION_NAMES),), "names": list(ACTION_NAMES)},
+                **{f"{IMAGES}{camera}": image for camera in convention.cameras},
             },
         )
 
@@ -198,68 +264,8 @@ def _quiet_lerobot() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object; raise DataError when there is none."""
-    try:
-        content = json.loads(path.read_bytes())
-        if not isinstance(content, dict):
-            raise TypeError("not an object")
-        return content
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing, so this is no dataset of ours; {_MAKE_AGAIN}") from error
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is damaged ({error}); {_MAKE_AGAIN}") from error
-
-
 def _read_meta(path: Path) -> DatasetMeta:
     try:
-        return DatasetMeta.model_validate(_read_json(path))
+        return DatasetMeta.model_validate(read_json(path))
     except ValidationError as error:
-        raise DataError(f"{path} is not what this version writes: {explain(error)}; {_MAKE_AGAIN}") from error
-
-
-def _feature_names(folder: Path, info: dict[str, Any], feature: str) -> tuple[str, ...]:
-    """Return the names of a feature's numbers from LeRobot's info.json."""
-    try:
-        return tuple(info["features"][feature]["names"])
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{folder}/meta/info.json does not describe {feature}; {_MAKE_AGAIN}") from error
-
-
-def _read_rows(folder: Path) -> pyarrow.Table:
-    """Return the rows of all data files in order."""
-    columns = ["observation.state", "action", "episode_index"]
-    paths = sorted((folder / "data").rglob("*.parquet"))
-    if not paths:
-        raise DataError(f"{folder}/data holds no parquet file; {_MAKE_AGAIN}")
-    try:
-        return pyarrow.concat_tables([pyarrow.parquet.read_table(path, columns=columns) for path in paths])
-    except (pyarrow.ArrowException, KeyError, OSError) as error:
-        raise DataError(f"{folder}/data cannot be read ({error}); {_MAKE_AGAIN}") from error
-
-
-def _matrix(folder: Path, table: pyarrow.Table, column: str, width: int) -> np.ndarray:
-    """Return a column of lists as float32 (N, width); raise DataError for another width or a value not finite."""
-    values = table[column].combine_chunks()
-    flat = values.flatten().to_numpy(zero_copy_only=False)
-    if len(flat) != len(table) * width or flat.dtype != np.float32:
-        raise DataError(
-            f"{folder}: {column} holds {len(flat)} values of {flat.dtype} in {len(table)} rows, "
-            f"float32 rows of {width} are required; {_MAKE_AGAIN}"
-        )
-    matrix = flat.reshape(len(table), width)
-    bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
-    if bad.size:
-        raise DataError(f"{folder}: {column} is not finite in {bad.size} rows, first in row {bad[0]}; {_MAKE_AGAIN}")
-    return np.array(matrix)
-
-
-def _episode_starts(folder: Path, episode: np.ndarray, count: int) -> np.ndarray:
-    """Return int64 (E + 1,) from the episode of each row; raise DataError unless it counts 0, 0, .., 1, 1, .."""
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(episode)) + 1, [len(episode)]]).astype(np.int64)
-    if not np.array_equal(episode[starts[:-1]], np.arange(count)):
-        raise DataError(f"{folder} has {len(starts) - 1} episodes, {META} says {count}; {_MAKE_AGAIN}")
-    short = np.flatnonzero(np.diff(starts) < 2)
-    if short.size:
-        raise DataError(f"{folder}: episode {short[0]} has fewer than two steps; {_MAKE_AGAIN}")
-    return starts
+        raise DataError(f"{path} is not what this version writes: {explain(error)}; {MAKE_AGAIN}") from error

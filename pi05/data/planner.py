@@ -24,12 +24,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
 from pi05 import simulator, tasks
 from pi05.config import Convention
+from pi05.data.lines import serve
 
 log = logging.getLogger(__name__)
 
@@ -168,13 +169,6 @@ def _publish(folder: Path, out: Path, attempts: list[Attempt]) -> None:
     recorded.replace(out.with_suffix(".json"))
 
 
-def _private_stdout() -> TextIO:
-    """Return the real stdout and point fd 1 at stderr: solvers and mplib print there."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    return answers
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Plan one block, or the blocks that stdin asks for."""
     parser = argparse.ArgumentParser(description="Plan demonstrations with ManiSkill's motion-planning solvers.")
@@ -185,15 +179,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("block.h5"))
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    answers = _private_stdout()
     planner = Planner(given.task, given.robot)
-    if given.first_seed is not None:
-        planner.block(range(given.first_seed, given.first_seed + given.seeds), given.out)
-        return
-    for line in sys.stdin:
-        first, count, out = line.rstrip("\n").split(" ", 2)
+
+    def plan(line: str) -> str:
+        first, count, out = line.split(" ", 2)
         planner.block(range(int(first), int(first) + int(count)), Path(out))
-        print(out, file=answers, flush=True)
+        return out
+
+    if given.first_seed is not None:
+        plan(f"{given.first_seed} {given.seeds} {given.out}")
+    else:
+        serve(plan)
 
 
 if __name__ == "__main__":

@@ -76,13 +76,13 @@ class Tokenizer:
         return np.array(ids)
 
 
-def prompts(sentence: str, states: Float[np.ndarray, "b d"] | None, rows: int) -> list[str]:
-    """Return the prompt of each of `rows` samples; `states` are normalised and not padded, None leaves them out."""
-    text = sentence.strip().replace("_", " ").replace("\n", " ")
+def prompts(sentences: Sequence[str], states: Float[np.ndarray, "b d"] | None) -> list[str]:
+    """Return the prompt of each sample, one sentence each; `states` are normalised and not padded, or left out."""
+    texts = [sentence.strip().replace("_", " ").replace("\n", " ") for sentence in sentences]
     if states is None:
-        return [f"Task: {text}, \nAction: "] * rows
-    bins = np.digitize(states, _EDGES) - 1
-    return [f"Task: {text}, State: {' '.join(map(str, row))};\nAction: " for row in bins.tolist()]
+        return [f"Task: {text}, \nAction: " for text in texts]
+    bins = (np.digitize(states, _EDGES) - 1).tolist()
+    return [f"Task: {text}, State: {' '.join(map(str, row))};\nAction: " for text, row in zip(texts, bins, strict=True)]
 
 
 def train_tiny() -> bytes:

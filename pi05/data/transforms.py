@@ -1,24 +1,28 @@
 """From the robot's numbers to the model's and back: one recipe for training and acting, so that they cannot drift.
 
-Order of work: actions relative to the state, quantile normalisation, prompt with the discretised state, padding.
+Order of work: actions relative to the state, quantile normalisation, images to the model's size, prompt with the
+discretised state, padding.
 Everything is vectorised over a batch and touches no file, clock or device.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from pi05.config import ACTION_NAMES, Convention, ModelConfig
+from pi05.data.images import fit_all
 from pi05.data.stats import DataStats, NormStats
 from pi05.data.tokenizer import Tokenizer, prompts
 from pi05.errors import ConfigError, DataError
-from pi05.observation import Observation, compact
+from pi05.observation import Observation, trim
 
 _EPSILON = 1e-6
 
 State = Float[np.ndarray, "b d"]
 Chunk = Float[np.ndarray, "b h 8"]
+Images = UInt8[np.ndarray, "b h w 3"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Recipe:
         convention: Cameras, state and action form.
         stats: Normalisation statistics.
         tokenizer: Of the model.
-        sentence: The task's instruction.
+        sentence: The instruction of the task it acts on.
     """
 
     model: ModelConfig
@@ -92,18 +96,39 @@ class Recipe:
             raise ConfigError(f"model.action_dim {self.model.action_dim} cannot hold {len(ACTION_NAMES)} actions")
         self._refuse_cut_prompts()
 
-    def observe(self, states: State, images: dict[str, UInt8[np.ndarray, "b h w 3"]]) -> Observation:
-        """Return what the model is given; `states` are normalised.
+    def observe(self, states: State, images: Mapping[str, Images]) -> Observation:
+        """Return what the model is given for states of the recipe's own task.
+
+        Args:
+            states: Of `normalise_state`.
+            images: One array a camera, of any size; those that are no camera of the convention are ignored.
+        """
+        tokens, mask = self.prompt(states, [self.sentence] * len(states))
+        seen = self.look(images)
+        return Observation(seen, {name: np.ones(len(states), bool) for name in seen}, tokens, mask)
+
+    def prompt(self, states: State, sentences: Sequence[str]) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
+        """Return the tokens of each sample's prompt and which of them exist, without padding that all have.
 
         Args:
             states: Of `normalise_state`, with or without noise.
-            images: One array a camera.
+            sentences: The instruction of each sample.
         """
-        rows = len(states)
-        texts = prompts(self.sentence, states if self.convention.state_in_prompt else None, rows)
-        tokens, mask = self.tokenizer.encode(texts, self.model.max_token_len)
-        ordered = {name: images[name] for name in self.convention.cameras}
-        return compact(Observation(ordered, {name: np.ones(rows, bool) for name in ordered}, tokens, mask))
+        texts = prompts(sentences, states if self.convention.state_in_prompt else None)
+        return trim(*self.tokenizer.encode(texts, self.model.max_token_len))
+
+    def look(self, images: Mapping[str, Images]) -> dict[str, Images]:
+        """Return the images of the convention's cameras, in their order and of the model's size.
+
+        Raises:
+            DataError: A camera is missing.
+        """
+        if missing := [name for name in self.convention.cameras if name not in images]:
+            raise DataError(
+                f"images of {', '.join(missing)} are missing, given are {', '.join(images) or 'none'}; "
+                f"the policy looks through {', '.join(self.convention.cameras)}"
+            )
+        return {name: fit_all(images[name], self.model.image_size) for name in self.convention.cameras}
 
     def normalise_state(self, states: State) -> State:
         """Return states whose usual range is [-1, 1]."""
@@ -124,7 +149,7 @@ class Recipe:
     def _refuse_cut_prompts(self) -> None:
         """Refuse a max_token_len that would silently cut the state off the prompt."""
         longest = np.full((1, len(self.stats.state.q01)), 0.99)
-        text = prompts(self.sentence, longest if self.convention.state_in_prompt else None, 1)
+        text = prompts([self.sentence], longest if self.convention.state_in_prompt else None)
         length = int(self.tokenizer.encode(text, 4096)[1].sum())
         if length > self.model.max_token_len:
             raise ConfigError(

@@ -1,26 +1,29 @@
 """Make one dataset: `python -m pi05.jobs.demos job.json`.
 
-Order of work: look whether the dataset is there, check the planner's environment, plan and replay until there are
-enough demonstrations, write the dataset. Planned blocks stay in the run's work folder until the dataset is complete:
-as files of this machine when one process works on a file:// storage, else as objects that all shards read. Shard 0
-makes the dataset; the others plan for it.
+Order of work: look whether the dataset is there, check renderer and planner, plan and replay until there are enough
+demonstrations, write the dataset. Finished blocks stay in the run's work folder until the dataset is complete: as files
+of this machine when one process works on a file:// storage, else as objects that all shards read. Shard 0 makes the
+dataset; the others make blocks for it.
 """
 
 import contextlib
 import shutil
 from importlib.metadata import version
+from pathlib import Path
 
 from pi05 import simulator
 from pi05.config import DemosJob
 from pi05.data import dataset as datasets
-from pi05.data.demos import Collection, PlannerPool, Share, Team, assist, collect
+from pi05.data.demos import Collection, Share, Team, Wanted, assist, collect
+from pi05.data.pool import Pool
+from pi05.data.recordings import Source
 from pi05.errors import DataError
 from pi05.jobs.runtime import Context, main
 from pi05.storage import FileStorage, RunPaths, Storage
-from pi05.tasks import Task, find
+from pi05.tasks import find
 
 _LOOK = 2.0
-"""Seconds between two looks at whether another shard has planned a block."""
+"""Seconds between two looks at whether another shard has made a block."""
 
 
 def make_demos(job: DemosJob, context: Context) -> None:
@@ -32,14 +35,13 @@ def make_demos(job: DemosJob, context: Context) -> None:
 
 
 def _make_dataset(job: DemosJob, context: Context) -> None:
-    """Make the dataset, with what other shards have planned for it."""
-    task = find(job.task)
+    """Make the dataset, with what other shards have made for it."""
     if not context.storage.exists(job.dataset):
-        simulator.check(job.convention)
-        collection = _collect(job, context, task)
+        work = _Work(job, context)
+        collection = work.collect()
         with context.storage.stage(job.dataset) as folder:
-            meta = _meta(job, collection)
-            datasets.write(folder, task, simulator.state_names(task, job.convention), collection.demos, meta)
+            names = simulator.stored_names(work.task)
+            datasets.write(folder, work.task, names, collection.read(), work.meta(collection))
         _clear(job, context)
     data = datasets.load(context.storage.open(job.dataset))
     datasets.check_convention(data.meta.convention, job.convention, f"dataset {job.dataset}")
@@ -47,53 +49,81 @@ def _make_dataset(job: DemosJob, context: Context) -> None:
 
 
 def _help(job: DemosJob, context: Context) -> None:
-    """Plan this shard's blocks for shard 0, unless the dataset is there already."""
-    task = find(job.task)
-
-    def on_block(planned: int, expected: int) -> None:  # no step: how far the run is, shard 0 says
-        context.events.emit("progress", message=f"planned {planned} of {expected} blocks")
-
+    """Make this shard's blocks for shard 0, unless the dataset is there already."""
     if not context.storage.exists(job.dataset):
-        with _planners(job, context, task) as pool:
-            assist(task, job.demos, pool, _share(job, context), on_block, context.check_stop)
+        _Work(job, context).assist()
     _clear(job, context)
 
 
-def _collect(job: DemosJob, context: Context, task: Task) -> Collection:
-    """Plan and replay, with one progress event a demonstration."""
+class _Work:
+    """What a demos job has to do.
 
-    def on_demo(collection: Collection) -> None:
-        kept, tried = len(collection.demos), len(collection.attempts)
-        context.events.emit(
-            "progress", step=kept, total=job.demos.count or task.demos, unit="demos", metrics={"yield": kept / tried}
+    Raises:
+        ConfigError: The convention, the renderer, the planner or the seeds are not to be had.
+        DataError: The source is not usable.
+    """
+
+    def __init__(self, job: DemosJob, context: Context) -> None:
+        simulator.check(job.convention)
+        self._job, self._context = job, context
+        self.task = find(job.task)
+        self._source = Source(Path(job.demos.source), self.task, job.convention) if job.demos.source else None
+        self._wanted = Wanted.of(self.task, job.demos, self._source)
+        self._share = Share(context.shard, context.shards, self._wanted)
+        if self._source and self._source.twice:
+            message = (
+                f"{self._source.path} has {self._source.twice} episodes of a seed that it has already; one is used"
+            )
+            context.events.emit("warning", message=message)
+
+    def collect(self) -> Collection:
+        """Return the demonstrations, with one progress event each."""
+
+        def on_demo(collection: Collection) -> None:
+            kept, tried = len(collection.demos), len(collection.attempts)
+            self._context.events.emit(
+                "progress", step=kept, total=self._wanted.count, unit="demos", metrics={"yield": kept / tried}
+            )
+
+        with self._pool() as pool:
+            maker = pool if self._context.shards == 1 else Team(pool, self._share, self._at_work, _LOOK)
+            return collect(self._wanted, maker, on_demo, self._context.check_stop)
+
+    def assist(self) -> None:
+        """Make the blocks of this shard, with one progress event each."""
+
+        def on_block(made: int, expected: int) -> None:  # no step: how far the run is, shard 0 says
+            self._context.events.emit("progress", message=f"made {made} of {expected} blocks")
+
+        with self._pool() as pool:
+            assist(self._share, pool, on_block, self._context.check_stop)
+
+    def meta(self, collection: Collection) -> datasets.DatasetMeta:
+        """Return where the dataset comes from."""
+        convention = self._job.convention
+        return datasets.DatasetMeta(
+            task=self.task.name,
+            convention=convention,
+            renderer=simulator.renderer(convention.cameras),
+            source=self._source.identity if self._source else "",
+            seeds=collection.seeds,
+            attempts=tuple(collection.attempts),
+            inexact=collection.inexact,
+            max_difference=collection.max_difference,
+            versions={**simulator.versions(), "lerobot": version("lerobot")},
         )
 
-    with _planners(job, context, task) as pool:
-        planner = pool if context.shards == 1 else _team(job, context, pool)
-        return collect(task, job.convention, job.demos, planner, on_demo, context.check_stop)
+    def _pool(self) -> Pool:
+        """Return what makes blocks in this process."""
+        job, context = self._job, self._context
+        alone = context.shards == 1 and isinstance(context.storage, FileStorage)
+        shelf = None if alone else _Shelf(context.storage, f"{RunPaths(job.run).work}/blocks")
+        folder = context.storage.scratch(context.paths.work) / "blocks"
+        return Pool(job.planner_python, self.task, job.convention, folder, job.demos.workers, shelf, self._source)
 
-
-def _planners(job: DemosJob, context: Context, task: Task) -> PlannerPool:
-    """Return the planners of this process."""
-    storage = context.storage
-    alone = context.shards == 1 and isinstance(storage, FileStorage)
-    shelf = None if alone else _Shelf(storage, f"{RunPaths(job.run).work}/blocks")
-    folder = storage.scratch(context.paths.work) / "blocks"
-    return PlannerPool(job.planner_python, task, job.convention.robot, folder, job.demos.workers, shelf)
-
-
-def _team(job: DemosJob, context: Context, pool: PlannerPool) -> Team:
-    """Return the planners of all shards."""
-
-    def at_work(shard: int) -> bool:
-        return context.storage.leased(RunPaths(job.run, shard).lease)
-
-    return Team(pool, _share(job, context), at_work, _LOOK)
-
-
-def _share(job: DemosJob, context: Context) -> Share:
-    """Return which blocks are this process's."""
-    return Share(context.shard, context.shards, job.demos.first_seed, job.demos.block)
+    def _at_work(self, shard: int) -> bool:
+        """Return whether a shard is running."""
+        return self._context.storage.leased(RunPaths(self._job.run, shard).lease)
 
 
 class _Shelf:
@@ -108,7 +138,7 @@ class _Shelf:
         self._storage, self._folder = storage, folder
 
     def has(self, name: str) -> bool:
-        """Return whether some shard has planned a block."""
+        """Return whether some shard has made a block."""
         return self._storage.exists(self._key(name))
 
     def get(self, name: str) -> bytes | None:
@@ -134,27 +164,13 @@ def _clear(job: DemosJob, context: Context) -> None:
             context.storage.delete(RunPaths(job.run).work)
 
 
-def _meta(job: DemosJob, collection: Collection) -> datasets.DatasetMeta:
-    """Return where the dataset comes from."""
-    return datasets.DatasetMeta(
-        task=job.task,
-        convention=job.convention,
-        renderer=simulator.RENDERER,
-        seeds=tuple(demo.seed for demo in collection.demos),
-        attempts=tuple(collection.attempts),
-        inexact=collection.inexact,
-        max_difference=collection.max_difference,
-        versions={**simulator.versions(), "lerobot": version("lerobot")},
-    )
-
-
 def _report(data: datasets.Dataset, context: Context) -> None:
     """Say what the dataset holds and what it cost."""
     meta = data.meta
     if meta.inexact:
         context.events.emit(
             "warning",
-            message=f"{meta.inexact} of {len(meta.seeds)} replays succeeded but differed from the plan by up to "
+            message=f"{meta.inexact} of {len(meta.seeds)} replays succeeded but differed from the recording by up to "
             f"{meta.max_difference:g}; the dataset holds the replays",
         )
     metrics = {
@@ -162,6 +178,7 @@ def _report(data: datasets.Dataset, context: Context) -> None:
         "frames": len(data.states),
         "yield": meta.solver_yield,
         "seconds_per_demo": meta.solver_seconds,
+        "replay_seconds_per_demo": meta.replay_seconds,
         "inexact": meta.inexact,
     }
     context.events.emit("result", metrics=metrics)

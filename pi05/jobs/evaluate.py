@@ -1,22 +1,28 @@
 """Evaluate a checkpoint, the oracle or untrained weights: `python -m pi05.jobs.evaluate job.json`.
 
-Order of work: verify the dataset, choose the seeds, find and verify the checkpoint, compare conventions, roll out the
-episodes that no earlier start has finished, write results/<shard>.json. Finished episodes stay in the run's work
-folder. Shard i of N takes every N-th seed from the i-th on; an episode is the same whoever runs it.
+Order of work: verify the dataset, choose the seeds, find and verify the checkpoint, refuse what does not agree, roll
+out the episodes that no earlier start has finished, film some, write results/<shard>.json. Finished episodes stay in
+the run's work folder until then. Shard i of N takes every N-th seed from the i-th on; an episode is the same whoever
+runs it.
 """
 
 import logging
+from functools import partial
 
+import numpy as np
 from pydantic import ValidationError
 
 from pi05.config import EvalJob
 from pi05.data import dataset as datasets
 from pi05.errors import DataError
+from pi05.evaluation import agreement, videos
+from pi05.evaluation.course import Trial
 from pi05.evaluation.rollout import Actor, OracleActor, rollout
+from pi05.evaluation.workers import Pool, Workers, cores
 from pi05.jobs.runtime import Context, main
 from pi05.policy import Policy
 from pi05.results import Episode, Result, summary
-from pi05.simulator import RENDERER, Simulator
+from pi05.simulator import Simulator, renderer
 from pi05.storage import RunPaths, Storage
 from pi05.tasks import find
 from pi05.training import checkpoint
@@ -26,78 +32,101 @@ log = logging.getLogger("pi05")
 
 def evaluate(job: EvalJob, context: Context) -> None:
     """Run the job; nothing that an earlier start finished is run again."""
-    data = _dataset(job, context.storage)
+    data = datasets.load(context.storage.open(job.dataset))
+    ours = renderer(job.convention.cameras)
+    agreement.check_dataset(data.meta, job, ours)
     seeds = _seeds(job, data)[context.shard :: context.shards]
     if not seeds:
         log.info("there are fewer episodes than shards, and none for this one")
         return
-    header = _header(job, context)
+    header = _header(job, data.meta.renderer, ours, context)
     key = f"{context.paths.results}/{context.shard}.json"
     result = _earlier(context.storage, key, header, seeds)
     if result is None:
-        actor = _actor(job, context.storage, header.checkpoint, data)
-        episodes = _Episodes(context, f"{context.paths.work}/{header.checkpoint or header.policy}", seeds)
-        _roll_out(job, header.limit, actor, episodes, context)
-        result = header.model_copy(update={"episodes": episodes.ordered()})
+        actor = _actor(job, header, context.storage, data)
+        trials = _Trials(context, f"{context.paths.work}/{header.checkpoint or header.policy}", seeds)
+        _roll_out(job, header.limit, actor, trials, context)
+        result = header.model_copy(update={"episodes": tuple(trial.episode for trial in trials.ordered())})
         content = result.model_dump_json().encode()
         context.insist(lambda: context.storage.write(key, content))
         context.storage.delete(context.paths.work)
     context.events.emit("result", metrics=summary(result.episodes))
 
 
-class _Episodes:
-    """Finished episodes, each kept as a file, so that a killed evaluation goes on where it was."""
+class _Trials:
+    """Finished episodes, each kept as two files, so that a killed evaluation goes on where it was."""
 
     def __init__(self, context: Context, folder: str, seeds: list[int]) -> None:
         self._context, self._folder, self._seeds = context, folder, seeds
         kept = set(context.storage.children(folder))
         found = ((seed, self._read(seed)) for seed in seeds if f"{seed}.json" in kept)
-        self._done = {seed: episode for seed, episode in found if episode}
+        self._done = {seed: trial for seed, trial in found if trial}
 
     def missing(self) -> list[int]:
         """Return the seeds still to run."""
         return [seed for seed in self._seeds if seed not in self._done]
 
-    def ordered(self) -> tuple[Episode, ...]:
+    def ordered(self) -> list[Trial]:
         """Return all episodes in the order of the seeds."""
-        return tuple(self._done[seed] for seed in self._seeds)
+        return [self._done[seed] for seed in self._seeds]
 
-    def add(self, episode: Episode) -> None:
+    def add(self, trial: Trial) -> None:
         """Keep one episode and say so."""
-        key, content = self._key(episode.seed), episode.model_dump_json().encode()
-        self._context.insist(lambda: self._context.storage.write(key, content))
-        self._done[episode.seed] = episode
-        rate = sum(one.success_once for one in self._done.values()) / len(self._done)
+        seed = trial.episode.seed
+        actions, content = trial.actions.tobytes(), trial.episode.model_dump_json().encode()
+        self._context.insist(lambda: self._context.storage.write(f"{self._folder}/{seed}.actions", actions))
+        self._context.insist(lambda: self._context.storage.write(f"{self._folder}/{seed}.json", content))
+        self._done[seed] = trial
+        self.say()
+
+    def say(self) -> None:
+        """Say how many have ended, and so that this process is at work."""
+        rate = sum(one.episode.success_once for one in self._done.values()) / len(self._done)
         self._context.events.emit(
             "progress", step=len(self._done), total=len(self._seeds), unit="episodes", metrics={"success_once": rate}
         )
 
-    def _key(self, seed: int) -> str:
-        return f"{self._folder}/{seed}.json"
-
-    def _read(self, seed: int) -> Episode | None:
+    def _read(self, seed: int) -> Trial | None:
         """Return a kept episode, or None when it is damaged."""
+        storage = self._context.storage
         try:
-            return Episode.model_validate_json(self._context.storage.read(self._key(seed)))
-        except (DataError, ValidationError):
+            episode = Episode.model_validate_json(storage.read(f"{self._folder}/{seed}.json"))
+            actions = np.frombuffer(storage.read(f"{self._folder}/{seed}.actions"), np.float32).reshape(-1, 8)
+        except (DataError, ValueError):  # of which pydantic's is one
             return None
+        return Trial(episode, actions) if len(actions) == episode.steps else None
 
 
-def _roll_out(job: EvalJob, limit: int, actor: Actor, episodes: _Episodes, context: Context) -> None:
-    """Run the missing episodes."""
-    missing = episodes.missing()
+def _roll_out(job: EvalJob, limit: int, actor: Actor, trials: _Trials, context: Context) -> None:
+    """Run the missing episodes, and film some of all."""
+    missing = trials.missing()
     environments = min(job.eval.environments, len(missing))
-    simulators = [Simulator(find(job.task), job.convention) for _ in range(environments)]
-    rollout(simulators, actor, missing, limit, job.eval.execute_steps, episodes.add, context.check_stop)
+    make = partial(Simulator, find(job.task), job.convention)
+    looks = bool(job.convention.cameras) and not isinstance(actor, OracleActor)
+    with Workers(make, environments, job.eval.workers or cores(), images=looks) as fleet:
+        rollout(fleet, actor, missing, limit, job.eval.execute_steps, trials.add, context.check_stop)
+        _film(job, trials, context, fleet)
 
 
-def _dataset(job: EvalJob, storage: Storage) -> datasets.Dataset:
-    """Return the dataset; raise DataError when it is of another task or convention."""
-    data = datasets.load(storage.open(job.dataset))
-    datasets.check_convention(data.meta.convention, job.convention, f"dataset {job.dataset}")
-    if data.meta.task != job.task:
-        raise DataError(f"dataset {job.dataset} is of task {data.meta.task}, the evaluation of {job.task}")
-    return data
+def _film(job: EvalJob, trials: _Trials, context: Context, pool: Pool) -> None:
+    """Film some episodes, failures first; a shard films its part of them."""
+    count = -(-job.eval.videos // context.shards)
+    folder = f"{context.paths.results}/videos"
+    kept = set(context.storage.children(folder))
+    wanted = [t for t in videos.chosen(trials.ordered(), count) if f"{t.episode.seed}.mp4" not in kept]
+    if not wanted:
+        return
+    if reason := videos.impossible(job.convention):
+        log.info("no videos: %s", reason)
+        return
+    filmed = pool.map(videos.film, [(job.task, job.convention, trial) for trial in wanted])
+    for trial, video in zip(wanted, filmed, strict=True):
+        context.check_stop()
+        if isinstance(video, str):
+            context.events.emit("warning", message=f"no video of episode {trial.episode.seed}: {video}")
+        else:
+            context.insist(partial(context.storage.write, f"{folder}/{trial.episode.seed}.mp4", video))
+            trials.say()
 
 
 def _seeds(job: EvalJob, data: datasets.Dataset) -> list[int]:
@@ -110,18 +139,11 @@ def _seeds(job: EvalJob, data: datasets.Dataset) -> list[int]:
                 f"that the oracle can replay; use eval.episodes={len(data.meta.seeds)}"
             )
         return list(data.meta.seeds[:count])
-    seeds = range(job.eval.first_seed, job.eval.first_seed + count)
-    _check_unseen(seeds, data.meta.seeds, f"dataset {job.dataset}")
-    return list(seeds)
+    agreement.check_unseen(job, data.meta.seeds, f"dataset {job.dataset}")
+    return list(agreement.seeds(job))
 
 
-def _check_unseen(seeds: range, demo_seeds: tuple[int, ...], what: str) -> None:
-    """Raise DataError when an evaluation seed is a demonstration's."""
-    if seen := sorted(set(seeds) & set(demo_seeds)):
-        raise DataError(f"evaluation seeds {seen[:5]} are demonstrations of {what}; choose another eval.first_seed")
-
-
-def _header(job: EvalJob, context: Context) -> Result:
+def _header(job: EvalJob, dataset_renderer: str, renderer: str, context: Context) -> Result:
     """Return the result without its episodes: everything the success rate depends on."""
     key = None
     if job.eval.policy != "oracle":
@@ -139,7 +161,9 @@ def _header(job: EvalJob, context: Context) -> Result:
         sampling_steps=job.eval.sampling_steps,
         temperature=job.eval.temperature,
         policy_seed=job.eval.seed,
-        renderer=RENDERER,
+        batch_size=job.eval.batch_size,
+        renderer=renderer,
+        dataset_renderer=dataset_renderer,
         episodes=(),
     )
 
@@ -173,26 +197,22 @@ def _earlier(storage: Storage, key: str, header: Result, seeds: list[int]) -> Re
     return result if same and [episode.seed for episode in result.episodes] == seeds else None
 
 
-def _actor(job: EvalJob, storage: Storage, key: str | None, data: datasets.Dataset) -> Actor:
+def _actor(job: EvalJob, header: Result, storage: Storage, data: datasets.Dataset) -> Actor:
     """Return what is evaluated.
 
     Raises:
-        DataError: The checkpoint is damaged, of another task, convention or renderer, or has seen the seeds.
+        DataError: The checkpoint is damaged, does not agree with the evaluation, or has seen the seeds.
+        ConfigError: More steps are to be executed than it predicts.
     """
-    if key is None:
+    if header.checkpoint is None:
         return OracleActor(data, job.eval.execute_steps)
+    folder = storage.open(header.checkpoint)
+    meta = checkpoint.read_meta(folder)
+    stats = checkpoint.read_recipe(folder, meta, job.task).stats
+    agreement.check_checkpoint(meta, stats, data, job, header.renderer, f"checkpoint {header.checkpoint}")
     make = Policy.untrained if job.eval.policy == "untrained" else Policy.load
     asked = job.eval
-    policy = make(storage.open(key), asked.environments, asked.sampling_steps, asked.seed, asked.temperature)
-    what = f"checkpoint {key}"
-    datasets.check_convention(policy.convention, job.convention, what)
-    if policy.meta.task != job.task:
-        raise DataError(f"{what} was trained on {policy.meta.task}, the evaluation is of {job.task}")
-    if policy.meta.renderer != RENDERER:
-        raise DataError(f"{what} learned from renderer {policy.meta.renderer!r}, this evaluation has {RENDERER!r}")
-    seeds = range(job.eval.first_seed, job.eval.first_seed + job.eval.episodes)
-    _check_unseen(seeds, policy.meta.demo_seeds, what)
-    return policy
+    return make(folder, asked.batch_size, asked.sampling_steps, asked.seed, asked.temperature, job.task)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ step number.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
@@ -42,6 +42,27 @@ RESULT_FREE = {"log_every", "save_every", "keep_every", "patience", "fsdp_device
 """Training settings that may change when a run resumes, because the numbers do not depend on them."""
 
 
+class TrainedOn(BaseModel):
+    """A dataset that a checkpoint was trained on.
+
+    Attributes:
+        task, sentence: Of the dataset.
+        dataset: Its key.
+        digest: Of its manifest.
+        weight: Its share of the samples is this by the sum of all weights.
+        seeds: Environment seeds of its demonstrations.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    task: str
+    sentence: str
+    dataset: str
+    digest: str
+    weight: float
+    seeds: tuple[int, ...]
+
+
 class CheckpointMeta(BaseModel):
     """What a checkpoint says of itself, so that nothing has to be guessed when it is used.
 
@@ -51,8 +72,10 @@ class CheckpointMeta(BaseModel):
         dataset: Key of the dataset it was trained on.
         convention: Cameras, state and action form.
         renderer: Renderer of the training images, or `none`.
+        goal_visible: Whether the goal was in them.
         demo_seeds: Environment seeds seen in training.
         model, train: All sizes and settings.
+        sources: Every dataset, the task's own first.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -65,9 +88,25 @@ class CheckpointMeta(BaseModel):
     dataset: str
     convention: Convention
     renderer: str
+    goal_visible: bool = True
     demo_seeds: tuple[int, ...]
     model: ModelConfig
     train: TrainConfig
+    sources: tuple[TrainedOn, ...] = ()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks it was trained on, the run's own first."""
+        return tuple(source.task for source in self.sources) or (self.task,)
+
+    def sentence_of(self, task: str) -> str:
+        """Return the instruction of a task; raise DataError when the checkpoint was not trained on it."""
+        if task not in self.tasks:
+            raise DataError(
+                f"checkpoint {self.step} of {self.run} was trained on {', '.join(self.tasks)}, not on {task}; evaluate "
+                f"it on {' or '.join(self.tasks)}, or train on {task}"
+            )
+        return {source.task: source.sentence for source in self.sources}.get(task, self.sentence)
 
 
 def save(stage: AbstractContextManager[Path], state: TrainState, recipe: Recipe, meta: CheckpointMeta) -> None:
@@ -139,14 +178,14 @@ def read_meta(folder: Path) -> CheckpointMeta:
         raise DataError(f"{path} is not of this version: {explain(error)}") from error
 
 
-def read_recipe(folder: Path, meta: CheckpointMeta) -> Recipe:
-    """Return the transforms a checkpoint was trained with."""
+def read_recipe(folder: Path, meta: CheckpointMeta, task: str | None = None) -> Recipe:
+    """Return the transforms a checkpoint was trained with, for one of its tasks; None is the run's own."""
     return Recipe(
         model=meta.model,
         convention=meta.convention,
         stats=stats.read(folder / "assets" / ASSET_ID),
         tokenizer=Tokenizer.load(folder / TOKENIZER),
-        sentence=meta.sentence,
+        sentence=meta.sentence_of(task or meta.task),
     )
 
 
@@ -164,6 +203,29 @@ def check_settings(folder: Path, model: ModelConfig, train: TrainConfig) -> None
     if different:
         raise ConfigError(
             f"checkpoint {folder.name} was made with other settings: {'; '.join(different)}. Submit a new run"
+        )
+
+
+def check_datasets(folder: Path, digests: Mapping[str, str]) -> None:
+    """Raise DataError when a dataset is not, to the byte, the one that a checkpoint was trained on.
+
+    Args:
+        folder: The checkpoint.
+        digests: Of the manifests there are now, by the datasets' keys.
+    """
+    for source in read_meta(folder).sources:
+        if source.dataset in digests:
+            check_digest(
+                source.dataset, source.digest, digests[source.dataset], f"checkpoint {folder.name} was written"
+            )
+
+
+def check_digest(dataset: str, before: str, now: str, since: str) -> None:
+    """Raise DataError when the digest of a dataset's manifest is another one."""
+    if before != now:
+        raise DataError(
+            f"dataset {dataset} changed since {since}: its manifest was {before[:12]}, now it is {now[:12]}. "
+            "Put back what it was, or submit a new run"
         )
 
 

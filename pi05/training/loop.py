@@ -3,26 +3,27 @@
 Knows nothing of how the dataset was made or where the process runs.
 """
 
+import hashlib
 import itertools
 import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from pi05.config import TrainJob
-from pi05.data import batches
-from pi05.data.dataset import Dataset
-from pi05.data.transforms import Recipe
+from pi05.config import Share, TrainJob
+from pi05.data.batches import Loader, Source
+from pi05.errors import ConfigError, Unreachable
 from pi05.events import EventWriter
 from pi05.model import tree, weights
 from pi05.storage import RunPaths, Storage
+from pi05.storage.artefact import MANIFEST
 from pi05.training import checkpoint, meter, processes, saving, sharding
 from pi05.training.step import Batch, TrainState, make_step, new_state, state_sharding
 
@@ -49,12 +50,19 @@ class Surroundings(Protocol):
 
 @dataclass(frozen=True)
 class Training:
-    """One run's parts, ready to step."""
+    """One run's parts, ready to step.
+
+    Attributes:
+        job: What was asked for.
+        loader: Makes the batches.
+        mesh: Devices.
+        digests: Of each dataset's manifest, by its key in storage, where it shall not change.
+    """
 
     job: TrainJob
-    dataset: Dataset
-    recipe: Recipe
+    loader: Loader
     mesh: Mesh
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     def fit(self, state: TrainState, around: Surroundings) -> TrainState:
         """Train from `state` to the last step; save on schedule, at the end and when asked to stop."""
@@ -77,19 +85,17 @@ class Training:
                 if due or done % train.log_every == 0 or done == first + 1:
                     self._report(done, metrics.read(done), around)
                 if due:
-                    checkpoint.save(saver.stage(done), state, self.recipe, self._meta(done))
+                    self._check_datasets(around)
+                    checkpoint.save(saver.stage(done), state, self.loader.recipe, self._meta(done))
                 if stops:
                     around.stop()
         return state
 
     def _batches(self, first_step: int) -> Iterator[Batch]:
         """Return batches on the devices, endlessly."""
-        train, place = self.job.train, sharding.batch_sharding(self.mesh)
-        part = sharding.own_rows(place, train.batch_size)
-        samples = batches.batches(
-            self.dataset, self.recipe, train.batch_size, train.seed, train.state_noise, first_step, part
-        )
-        return (sharding.place_rows(Batch(s.observation, s.actions, s.real), place) for s in samples)
+        place = sharding.batch_sharding(self.mesh)
+        made = self.loader.batches(first_step)
+        return (sharding.place_rows(Batch(s.observation, s.actions, s.real), place) for s in made)
 
     def _report(self, step: int, values: meter.Metrics, around: Surroundings) -> None:
         if not processes.leads():
@@ -97,18 +103,46 @@ class Training:
         print(meter.line(step, values), flush=True)  # noqa: T201 - the line that people grep
         around.events.emit("progress", step=step, total=self.job.train.steps, unit="steps", metrics=values)
 
+    def _check_datasets(self, around: Surroundings) -> None:
+        """Raise DataError when a dataset is not the one that training began with.
+
+        A bucket that does not answer is no reason to end: who resumes compares again. Of several processes one looks.
+        """
+        if not processes.leads():
+            return
+        for dataset, digest in self.digests.items():
+            try:
+                now = manifest_digest(around.storage, dataset)
+            except (Unreachable, ConfigError) as error:
+                around.events.emit("warning", message=f"whether dataset {dataset} is unchanged is not known: {error}")
+            else:
+                checkpoint.check_digest(dataset, digest, now, "this training began")
+
     def _meta(self, step: int) -> checkpoint.CheckpointMeta:
+        own = self.loader.sources[0]
         return checkpoint.CheckpointMeta(
             run=self.job.run,
             task=self.job.task,
-            sentence=self.recipe.sentence,
+            sentence=own.sentence,
             step=step,
             dataset=self.job.dataset,
             convention=self.job.convention,
-            renderer=self.dataset.meta.renderer,
-            demo_seeds=self.dataset.meta.seeds,
+            renderer=own.dataset.meta.renderer,
+            goal_visible=all(source.dataset.meta.goal_visible for source in self.loader.sources),
+            demo_seeds=own.dataset.meta.seeds,
             model=self.job.model,
             train=self.job.train,
+            sources=tuple(map(self._trained_on, self.loader.sources, self.job.shares)),
+        )
+
+    def _trained_on(self, source: Source, share: Share) -> checkpoint.TrainedOn:
+        return checkpoint.TrainedOn(
+            task=share.task,
+            sentence=source.sentence,
+            dataset=share.dataset,
+            digest=self.digests.get(share.dataset, ""),
+            weight=share.weight,
+            seeds=source.dataset.meta.seeds,
         )
 
 
@@ -119,6 +153,7 @@ def start(training: Training, around: Surroundings) -> TrainState:
     if newest != _NONE:
         folder = storage.open(around.paths.checkpoint(newest))
         log.info("resuming from checkpoint %d", newest)
+        checkpoint.check_datasets(folder, training.digests)
         return checkpoint.restore(folder, mesh, job.model, job.train)
     place = state_sharding(mesh, job.model, job.train)
     if job.train.weights:
@@ -136,9 +171,14 @@ def random_params(training: Training) -> dict[str, np.ndarray]:
     train = training.job.train
     params = tree.initial(training.job.model, train.seed)
     if train.number_embedding == "fourier":
-        numbers = training.recipe.tokenizer.number_tokens
+        numbers = training.loader.recipe.tokenizer.number_tokens
         params = tree.embed_numbers(params, numbers, train.number_frequencies)
     return params
+
+
+def manifest_digest(storage: Storage, key: str) -> str:
+    """Return 64 hex digits that change with any byte of an artefact."""
+    return hashlib.sha256(storage.read(f"{key}/{MANIFEST}")).hexdigest()
 
 
 class _Prefetch:

@@ -6,6 +6,7 @@ have drawn, on any number of devices.
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
 import jax
@@ -20,6 +21,7 @@ from pi05.errors import ConfigError
 from pi05.model import flow, pi05, tree
 from pi05.observation import AnyArray, Observation
 from pi05.training import sharding
+from pi05.training.augment import augment
 from pi05.training.optimizer import optimizer, schedule
 
 Flat = dict[str, Array]
@@ -153,6 +155,9 @@ def make_step(
     states = state_sharding(mesh, model, train)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        images = {name: jnp.asarray(pictures) for name, pictures in batch.observation.images.items()}
+        images = augment(images, train.augment, train.seed, state.step)
+        batch = replace(batch, observation=replace(batch.observation, images=images))
         key = jax.random.fold_in(jax.random.key(train.seed), state.step)
         draws = train.draws_per_sample
         noise, time = flow.draw(key, (draws * batch.actions.shape[0], *batch.actions.shape[1:]))

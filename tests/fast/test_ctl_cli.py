@@ -77,7 +77,21 @@ def test_no_words_are_a_call_for_help(capsys):
 
 @pytest.mark.parametrize(
     "name",
-    ["submit", "render", "status", "logs", "wait", "cancel", "resume", "results", "report", "doctor", "init", "gc"],
+    [
+        "submit",
+        "render",
+        "status",
+        "logs",
+        "wait",
+        "cancel",
+        "resume",
+        "results",
+        "report",
+        "plot",
+        "doctor",
+        "init",
+        "gc",
+    ],
 )
 def test_every_command_has_help(capsys, name):
     code, out, _ = command(capsys, name, "-h")

@@ -1,6 +1,7 @@
 """The report: one page, well formed, with the numbers it was given and nothing from elsewhere."""
 
 import re
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -8,18 +9,26 @@ from xml.etree import ElementTree
 import pytest
 
 from pi05.events import Event
-from pi05ctl import drawing
-from pi05ctl.page import Report, losses, page
+from pi05.storage import FileStorage
+from pi05ctl import anchors, drawing
+from pi05ctl.errors import UsageError
+from pi05ctl.page import copy, losses, page, publish
+from pi05ctl.plot import loss_png
 from pi05ctl.results import Episode, Evaluation
+from pi05ctl.sections import Report
 from pi05ctl.status import RunStatus
 
 TRACKS = {"tcp": ((0.0, 0.0), (0.1, 0.1)), "object": ((0.0, 0.1), (0.2, 0.1)), "goal": ((0.2, 0.1),)}
-EPISODES = tuple(Episode(seed, seed % 10 != 3, seed % 10 > 3, 80, 150, TRACKS) for seed in range(50))
+EPISODES = tuple(
+    Episode(seed, seed % 10 != 3, seed % 10 > 3, 80, 150, TRACKS, None if seed % 10 != 3 else "never touched")
+    for seed in range(50)
+)
+EVALUATION = Evaluation(EPISODES, "checkpoint", 2400)
 CONTENT = Report(
     status=RunStatus(run="pipeline-pushcube-abcdef", task="pushcube", kind="pipeline", state="Done"),
     parts=(RunStatus(run="train-pushcube-123456", task="pushcube", kind="train", state="Done", step=2400, total=2400),),
     losses=((1, 1.2), (100, 0.3), (2400, 0.02)),
-    evaluation=Evaluation(EPISODES, "checkpoint", 2400),
+    evaluation=EVALUATION,
     command="pi05ctl submit pipeline pushcube --set 'train.freeze=[\"<b>\"]'",
     job_json='{"freeze": "<script>"}',
     written="2026-11-23 12:00",
@@ -70,6 +79,7 @@ def test_it_says_what_was_found():
 
 def test_it_needs_nothing_from_elsewhere():
     assert read(CONTENT).links == []
+    assert read(replace(CONTENT, videos={3: b"film"})).links == ["data:video/mp4;base64,ZmlsbQ=="]
     assert "http" not in page(CONTENT)
     assert "@import" not in page(CONTENT)
     assert "url(" not in page(CONTENT)
@@ -88,6 +98,106 @@ def test_failures_are_drawn_first():
 
 def test_every_episode_is_in_the_table():
     assert re.findall(r"<tr><td>(\d+)<td>", page(CONTENT)) == [str(seed) for seed in range(50)]
+
+
+def test_the_rate_is_beside_what_others_reach():
+    words = read(CONTENT).words
+    for text in ("RDT-1B", "Diffusion Policy joint positions88 %", "Aim of a full Pi0.5 run98 %", "replayed through"):
+        assert text in words
+    assert "Pi0.5, run by hand" not in words, "that was PickCube"
+    hidden = replace(CONTENT, status=replace(CONTENT.status, task="pickcube"))
+    assert "base camera, 40 episodes; goal hidden2.5 %" in read(hidden).words
+
+
+def test_a_policy_without_eyes_is_not_compared_with_those_that_see():
+    blind = replace(EVALUATION, settings={"renderer": "none"})
+    assert "its rate is no rate of theirs" in read(replace(CONTENT, evaluation=blind)).words
+    assert "no rate of theirs" not in read(CONTENT).words
+    oracle = replace(blind, policy="oracle")
+    assert "no rate of theirs" not in read(replace(CONTENT, evaluation=oracle)).words
+
+
+def test_another_renderer_than_that_of_the_demonstrations_is_told():
+    seen = {"renderer": "NVIDIA 570", "dataset_renderer": "lavapipe 25.0.7"}
+    told = "learned from images of lavapipe 25.0.7 and saw images of NVIDIA 570"
+    assert told in read(replace(CONTENT, evaluation=replace(EVALUATION, settings=seen))).words
+    seen["renderer"] = seen["dataset_renderer"]
+    assert "differ a little" not in read(replace(CONTENT, evaluation=replace(EVALUATION, settings=seen))).words
+
+
+def test_it_says_where_episodes_failed():
+    some = [replace(one, failure="dropped") if one.seed == 3 else one for one in EPISODES]
+    words = read(replace(CONTENT, evaluation=Evaluation(tuple(some), "checkpoint", 2400))).words
+    assert "5 of 50 episodes" in words
+    assert words.index("never touched") < words.index("dropped"), "in the order of a success"
+    assert re.search(r"let go of before it was where it belongs\.1", words)
+    solved = [replace(one, success_once=True, failure=None) for one in EPISODES]
+    assert "Where it failed" not in read(replace(CONTENT, evaluation=Evaluation(tuple(solved), "oracle"))).words
+
+
+def test_films_come_with_their_outcome():
+    text = page(replace(CONTENT, videos={3: b"one", 0: b"two", 77: b"of no episode"}))
+    assert re.findall(r"</video><figcaption>(\d+) <span class=\w+>([\w ]+)<", text) == [
+        ("3", "never touched"),
+        ("0", "solved"),
+    ]
+
+
+def test_how_to_make_it_again_names_what_it_rests_on():
+    settings = {"dataset": "datasets/pushcube/1f2abafea1cb", "checkpoint": None, "temperature": 0.0}
+    words = read(replace(CONTENT, evaluation=replace(EVALUATION, settings=settings))).words
+    assert "Datasetdatasets/pushcube/1f2abafea1cb" in words
+    assert "noise0.0" in words
+    assert "Checkpoint" not in words
+    assert "Environment seeds0 to 49" in words
+
+
+def test_the_full_preset_is_drawn_beside_the_run_by_hand():
+    compared = replace(CONTENT, by_hand=anchors.LOSS_BY_HAND)
+    assert "by hand" not in read(CONTENT).words
+    assert "ended at 0.0045 and solved 0 of 50" in read(compared).words
+    svg = ElementTree.fromstring(drawing.curve(CONTENT.losses, "loss", anchors.LOSS_BY_HAND))
+    lines = {child.attrib["class"]: child.attrib["points"].split() for child in svg if child.tag == "polyline"}
+    assert [len(lines["by-hand"]), len(lines["line"])] == [8, 3]
+    ends = {name: float(points[-1].split(",")[0]) for name, points in lines.items()}
+    assert ends["line"] < ends["by-hand"], "2,400 of 29,900 steps"
+
+
+def test_the_loss_is_a_picture():
+    assert loss_png(CONTENT.losses, anchors.LOSS_BY_HAND, "a run").startswith(b"\x89PNG")
+    with pytest.raises(UsageError, match="a run has 1 losses in its log, a curve needs 2"):
+        loss_png(CONTENT.losses[:1], (), "a run")
+
+
+def test_without_matplotlib_the_page_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UsageError, match="pip install matplotlib, or see the curve in the page"):
+        loss_png(CONTENT.losses, (), "a run")
+
+
+class Bucket(FileStorage):
+    """A storage that is elsewhere."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.url = "gs://bucket/pi05"
+
+
+class Somewhere:
+    """As much of a target as publishing needs."""
+
+    def __init__(self, storage: FileStorage) -> None:
+        self.storage = storage
+
+
+def test_a_page_in_a_bucket_is_copied_to_this_machine(tmp_path):
+    far = Somewhere(Bucket((tmp_path / "far").as_uri()))
+    assert publish(far, "train-x-1", "index.html", b"page") == "gs://bucket/pi05/runs/train-x-1/report/index.html"
+    assert copy(far, "train-x-1", "index.html", tmp_path / "copies") == tmp_path / "copies/train-x-1.html"
+    assert (tmp_path / "copies/train-x-1.html").read_bytes() == b"page"
+    near = Somewhere(FileStorage((tmp_path / "near").as_uri()))
+    publish(near, "train-x-1", "index.html", b"page")
+    assert copy(near, "train-x-1", "index.html", tmp_path / "copies") is None
 
 
 def test_the_oracle_is_not_called_unseen():

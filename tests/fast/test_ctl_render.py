@@ -39,7 +39,7 @@ def test_a_job_reads_what_was_rendered(kind, tmp_path):
     assert load_job(tmp_path / "job.json") == rendered.job
 
 
-@pytest.mark.parametrize("preset", ["tiny", "small", "full"])
+@pytest.mark.parametrize("preset", ["tiny", "micro", "small", "full"])
 @pytest.mark.parametrize("task", list(tasks.TASKS))
 def test_every_run_of_every_preset_has_a_short_name(preset, task):
     for kind in ("demos", "train", "eval", "pipeline"):
@@ -166,4 +166,5 @@ def test_a_moved_job_keeps_its_identity():
 def test_job_json_shows_every_option():
     content = json.loads(render(spec("train"), SETTINGS).job_json)
     assert content["train"]["optimizer"]["decay_steps"] == 2400
-    assert None not in json.loads(render(spec("demos"), SETTINGS).job_json)["demos"].values()
+    demos = json.loads(render(spec("demos"), SETTINGS).job_json)["demos"]
+    assert [name for name, value in demos.items() if value is None] == ["source"], "planned, not from recordings"

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from pi05 import tasks
 from pi05.errors import DataError
 from pi05.results import wilson
 from pi05.storage import FileStorage
@@ -118,6 +119,35 @@ def test_the_table_is_by_task_and_the_newest_first(storage):
         ]
     )
     assert [row.run for row in rows] == ["a", "part", "b", "c"]
-    assert report.result_row(rows[1]) == ("pushcube", "part", "oracle", "50 of 60", "", "", "")
-    assert report.result_row(rows[0]) == ("pickcube", "a", "oracle", "50", "90 %", "90 %", "79 to 96 %")
+    push, pick = ("", "RDT 100, DP 88, Pi0 70", "98 %"), ("", "RDT 77, DP 40, Pi0 2.5, by hand 0", "90 %")
+    assert report.result_row(rows[1]) == ("pushcube", "part", "oracle", "50 of 60", "", "", "", *push)
+    assert report.result_row(rows[0]) == ("pickcube", "a", "oracle", "50", "90 %", "90 %", "79 to 96 %", *pick)
+    assert json.loads(report.results_json(rows))[0]["others"]["RDT-1B"] == 77
     assert json.loads(report.results_json(rows))[0]["metrics"]["success_once"] == 0.9
+
+
+def test_every_task_is_in_the_table(storage):
+    write(storage, 0, {"policy": "oracle", "episodes": [episode(1, True)]})
+    rows = report.result_rows(report.results([(status("pullcube", "c", 1.0), results.read(storage, RUN))]))
+    assert [row[0] for row in rows] == list(tasks.TASKS)
+    assert {len(row) for row in rows} == {len(report.RESULTS_HEADER)}
+    assert [row[1] for row in rows] == ["none yet", "none yet", "none yet", "c", "none yet", "none yet"]
+
+
+def test_failures_are_counted_in_the_order_of_a_success(storage):
+    kinds = ["dropped", "never grasped", "dropped", None, "lost in space"]
+    told = [episode(n, kind is None, failure=kind) for n, kind in enumerate(kinds)]
+    write(
+        storage, 0, {"policy": "untrained", "renderer": "none", "checkpoint": "runs/t/checkpoints/5", "episodes": told}
+    )
+    found = results.read(storage, RUN)
+    assert list(found.failures.items()) == [("never grasped", 1), ("dropped", 2), ("lost in space", 1)]
+    row = report.results([(status("pullcube", "c", 1.0), found)])[0]
+    assert report.result_row(row)[7] == "1 never grasped, 2 dropped, 1 lost in space"
+    assert row.policy == "untrained 5, no camera"
+
+
+def test_videos_are_found_by_their_seed(storage):
+    storage.write(f"runs/{RUN}/results/videos/7.mp4", b"seven")
+    assert results.videos(storage, RUN, [3, 7]) == {7: b"seven"}
+    assert results.read(storage, RUN) == Evaluation(()), "a folder of videos is no result"

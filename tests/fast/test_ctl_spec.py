@@ -21,7 +21,7 @@ def spec(**overrides) -> RunSpec:
     return RunSpec(kind="train", task="pushcube", preset="tiny", overrides=names)
 
 
-@pytest.mark.parametrize("preset", ["tiny", "small", "full"])
+@pytest.mark.parametrize("preset", ["tiny", "micro", "small", "full"])
 @pytest.mark.parametrize("task", list(tasks.TASKS))
 def test_every_preset_suits_every_task(preset, task):
     options = resolve(RunSpec(kind="train", task=task, preset=preset))
@@ -29,7 +29,7 @@ def test_every_preset_suits_every_task(preset, task):
 
 
 def test_presets_are_offered_smallest_first():
-    assert presets() == ["tiny", "small", "full"]
+    assert presets() == ["tiny", "micro", "small", "full"]
 
 
 def test_a_preset_has_only_sections_that_exist():
@@ -141,7 +141,9 @@ def test_impossible_values_are_refused_in_words(overrides, message):
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest():
-    with pytest.raises(UsageError, match="unknown preset 'tinny'; did you mean 'tiny'\\? There are tiny, small, full"):
+    with pytest.raises(
+        UsageError, match="unknown preset 'tinny'; did you mean 'tiny'\\? There are tiny, micro, small, full"
+    ):
         resolve(RunSpec(kind="train", task="pushcube", preset="tinny"))
 
 

@@ -140,7 +140,7 @@ def test_meta_of_another_form_is_named_by_its_field(folder: Path) -> None:
 def test_a_truncated_parquet_file_is_damaged(folder: Path) -> None:
     path = folder / "data/chunk-000/file-000.parquet"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DataError, match="data cannot be read"):
+    with pytest.raises(DataError, match=r"file-000.parquet is missing, cut off or damaged \(.*make it again"):
         load(folder)
 
 
@@ -158,21 +158,28 @@ def test_rows_of_another_width_are_refused(folder: Path) -> None:
         load(folder)
 
 
-def test_an_episode_too_few_is_counted(folder: Path) -> None:
-    change_rows(folder, lambda table: table.slice(0, 12))
-    with pytest.raises(DataError, match=r"has 2 episodes, meta/pi05.json says 3"):
+def change_meta(folder: Path, **fields: object) -> None:
+    content = json.loads((folder / META).read_bytes())
+    (folder / META).write_text(json.dumps(content | fields))
+
+
+def test_a_seed_too_few_is_counted(folder: Path) -> None:
+    change_meta(folder, seeds=[3, 4])
+    with pytest.raises(DataError, match=r"has 3 episodes, meta/pi05.json says 2"):
         load(folder)
 
 
-def test_an_episode_of_one_step_is_refused(folder: Path) -> None:
-    change_rows(folder, lambda table: table.slice(0, 13))
-    with pytest.raises(DataError, match="episode 2 has fewer than two steps"):
+def test_the_instruction_of_another_task_is_refused(folder: Path) -> None:
+    change_meta(folder, task="pullcube")
+    with pytest.raises(
+        DataError, match=r"has the instruction 'Push and .*', pullcube has 'Pull a cube onto a target.'"
+    ):
         load(folder)
 
 
-def test_a_missing_row_is_counted(folder: Path) -> None:
-    change_rows(folder, lambda table: pyarrow.concat_tables([table.slice(0, 2), table.slice(3)]))
-    with pytest.raises(DataError, match=r"has 13 rows, meta/info.json says 14"):
+def test_images_that_are_not_there_are_refused(folder: Path) -> None:
+    change_meta(folder, convention=CONVENTION.model_copy(update={"cameras": ("hand_camera",)}).model_dump())
+    with pytest.raises(DataError, match="has no images of hand_camera; it has none"):
         load(folder)
 
 

@@ -5,13 +5,14 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import h5py
 import pytest
 
 from pi05 import tasks
-from pi05.config import DemosConfig
+from pi05.config import Convention, DemosConfig
+from pi05.data.blocks import Block
 from pi05.data.dataset import Attempt
-from pi05.data.demos import Block, PlannerPool, Recording, Share, Team, assist
+from pi05.data.demos import Share, Team, Wanted, assist
+from pi05.data.pool import Pool as RealPool
 from pi05.errors import ConfigError
 
 PUSHCUBE = tasks.find("pushcube")
@@ -46,16 +47,20 @@ class Pool:
         check_stop()
         self.given.append(seeds)
         attempts = tuple(Attempt(seed=s, success=s - seeds[0] < self.good, steps=9, seconds=1.0) for s in seeds)
-        return Block(attempts, {a.seed: Recording(a.seed, None, {}) for a in attempts if a.success})
+        return Block(Path("none"), attempts)
+
+
+def share(shard: int, shards: int, config: DemosConfig = CONFIG) -> Share:
+    return Share(shard, shards, Wanted.of(PUSHCUBE, config))
 
 
 def make_team(pool: Pool, at_work: Callable[[int], bool]) -> Team:
-    return Team(pool, Share(0, 3, 100, 10), at_work, period=0.01)
+    return Team(pool, share(0, 3), at_work, period=0.01)
 
 
 def test_every_block_has_one_owner() -> None:
-    shares = [Share(shard, 3, 100, 10) for shard in range(3)]
-    owners = [[share.shard for share in shares if share.mine(seeds(index))] for index in range(6)]
+    shares = [share(shard, 3) for shard in range(3)]
+    owners = [[each.shard for each in shares if each.mine(seeds(index))] for index in range(6)]
     assert owners == [[0], [1], [2], [0], [1], [2]]
 
 
@@ -106,8 +111,7 @@ def test_waiting_for_a_shard_can_be_stopped() -> None:
 
 def assisted(shard: int, shards: int, pool: Pool, config: DemosConfig = CONFIG) -> list[tuple[int, int]]:
     said = []
-    share = Share(shard, shards, config.first_seed, config.block)
-    assist(PUSHCUBE, config, pool, share, lambda *numbers: said.append(numbers), do_nothing)
+    assist(share(shard, shards, config), pool, lambda *numbers: said.append(numbers), do_nothing)
     return said
 
 
@@ -155,25 +159,60 @@ class Shelf(dict):
         self[name] = content
 
 
-def test_a_damaged_block_on_the_shelf_is_planned_again_and_replaced(tmp_path: Path) -> None:
-    plan = tmp_path / "plan.py"
-    plan.write_text(
-        "import sys, json, h5py\n"
-        "for line in sys.stdin:\n"
-        "    first, count, out = line.rstrip().split(' ', 2)\n"
-        "    h5py.File(out, 'w').close()\n"
-        "    attempt = {'seed': int(first), 'success': False, 'steps': 0, 'seconds': 1.0, 'reason': 'no plan found'}\n"
-        "    open(out[:-2] + 'json', 'w').write(json.dumps({'episodes': [], 'attempts': [attempt]}))\n"
-        "    print(out, flush=True)\n"
-    )
+FAKES = """
+import json, sys
+if "pi05.data.planner" in sys.argv:
+    import h5py
+    for line in sys.stdin:
+        first, count, out = line.rstrip().split(" ", 2)
+        h5py.File(out, "w").close()
+        attempt = {"seed": int(first), "success": False, "steps": 0, "seconds": 1.0, "reason": "no plan found"}
+        open(out[:-2] + "json", "w").write(json.dumps({"episodes": [], "attempts": [attempt]}))
+        print(out, flush=True)
+else:
+    from pathlib import Path
+    from pi05 import tasks
+    from pi05.config import Convention
+    from pi05.data.blocks import write_block
+    from pi05.data.recordings import read_plan
+    from pi05.data.replay import origin
+    convention = Convention.model_validate_json(sys.argv[sys.argv.index("--convention") + 1])
+    for line in sys.stdin:
+        asked = json.loads(line)
+        plan = read_plan(Path(asked["plan"]), asked["seeds"])
+        results = [(attempt, None) for attempt in plan.attempts]
+        write_block(Path(asked["out"]), origin(tasks.find("pushcube"), convention), results)
+        print(asked["out"], flush=True)
+"""
+"""A planner that fails on every seed, and a replayer that replays nothing."""
+
+
+def test_a_damaged_block_on_the_shelf_is_made_again_and_replaced(tmp_path: Path) -> None:
+    (tmp_path / "fakes.py").write_text(FAKES)
     python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\n[ $1 = -c ] && exit 0\nexec {sys.executable} {plan}\n")
+    python.write_text(f'#!/bin/sh\n[ $1 = -c ] && exit 0\nexec {sys.executable} {tmp_path}/fakes.py "$@"\n')
     python.chmod(0o755)
     shelf = Shelf({"0000005-0000005": b"PK half a block"})
+    convention = Convention(cameras=())
     for folder in ("one", "two"):
-        with PlannerPool(str(python), PUSHCUBE, "panda_wristcam", tmp_path / folder, 1, shelf) as pool:
+        place = tmp_path / folder
+        with RealPool(str(python), PUSHCUBE, convention, place, 1, shelf, replayer=str(python)) as pool:
             assert pool.block(range(5, 6), do_nothing).attempts[0].reason == "no plan found"
-        assert (tmp_path / folder / "planner-0.log").exists() == (folder == "one"), "the second one is fetched"
+        assert (place / "planner-0.log").exists() == (folder == "one"), "the second one is fetched"
+        assert not list(place.glob("*-plan.*")), "a plan that is replayed is not needed any more"
     (tmp_path / "block.zip").write_bytes(shelf["0000005-0000005"])
     assert zipfile.ZipFile(tmp_path / "block.zip").testzip() is None
-    assert h5py.is_hdf5(tmp_path / "two/0000005-0000005.h5")
+    assert (tmp_path / "two/0000005-0000005.parquet").exists()
+
+
+@pytest.mark.parametrize("kind", ["seeds of a job", "seeds of recordings"])
+def test_blocks_cover_all_seeds_once_whatever_their_size(kind: str) -> None:
+    tried = range(100, 120) if kind == "seeds of a job" else (3, 5, 8, 13, 21, 34)
+    for size in (1, 3, 7, 40):
+        wanted = Wanted("pushcube", len(tried), tried, size)
+        found, number = [], 0
+        while ahead := wanted.blocks(number, 0, 0):
+            assert wanted.number(ahead[0]) == number
+            found += ahead[0]
+            number += 1
+        assert found == list(tried)

@@ -1,6 +1,4 @@
-"""Statistics, prompts, transforms and batches: what training and acting share."""
-
-import itertools
+"""Statistics, prompts and transforms: what training and acting share."""
 
 import numpy as np
 import pytest
@@ -38,7 +36,7 @@ def dataset() -> Dataset:
 
 @pytest.fixture(scope="module")
 def recipe(dataset: Dataset, small: Tokenizer) -> Recipe:
-    return Recipe(MODEL, CONVENTION, batches.data_stats(dataset, CONVENTION, 16), small, "Push it")
+    return Recipe(MODEL, CONVENTION, batches.data_stats([dataset], CONVENTION, 16), small, "Push it")
 
 
 def test_the_shipped_tokenizer_is_what_its_recipe_makes() -> None:
@@ -49,13 +47,13 @@ def test_every_number_is_one_token_and_every_sentence_is_known(small: Tokenizer)
     assert len(set(small.number_tokens.tolist())) == len(NUMBERS) == 257
     unknown = small._processor.unk_id()
     for task in TASKS.values():
-        tokens, mask = small.encode(prompts(task.sentence, np.zeros((1, 13)), 1), 200)
+        tokens, mask = small.encode(prompts([task.sentence], np.zeros((1, 13))), 200)
         assert unknown not in tokens[mask]
 
 
 def test_the_prompt_has_the_published_form() -> None:
     states = np.array([[-1.5, -1.0, -0.9921, 0.0, 0.9999, 3.0]])
-    assert prompts(" pick_the\ncube ", states, 1) == ["Task: pick the cube, State: -1 0 1 128 255 255;\nAction: "]
+    assert prompts([" pick_the\ncube "], states) == ["Task: pick the cube, State: -1 0 1 128 255 255;\nAction: "]
 
 
 def test_prompts_are_cut_or_padded_with_bos_first(small: Tokenizer) -> None:
@@ -118,36 +116,6 @@ def test_chunks_stay_in_their_episode(dataset: Dataset) -> None:
     assert (actions[0, 3:] == dataset.actions[2 * EPISODE - 1]).all()
 
 
-def test_an_epoch_takes_every_sample_once_and_depends_on_the_seed() -> None:
-    steps = [batches.order(100, 25, seed=3, step=step) for step in range(8)]
-    for epoch in (steps[:4], steps[4:]):
-        assert sorted(np.concatenate(epoch).tolist()) == list(range(100))
-    assert not np.array_equal(np.concatenate(steps[:4]), np.concatenate(steps[4:]))
-    assert not np.array_equal(steps[0], batches.order(100, 25, seed=4, step=0))
-
-
-def test_batches_go_on_where_they_stopped(recipe: Recipe, dataset: Dataset) -> None:
-    def stream(first: int) -> list[batches.Samples]:
-        return list(itertools.islice(batches.batches(dataset, recipe, 8, 0, 0.02, first), 6 - first))
-
-    for one, other in zip(stream(0)[3:], stream(3), strict=True):
-        np.testing.assert_array_equal(one.actions, other.actions)
-        np.testing.assert_array_equal(one.observation.tokens, other.observation.tokens)
-
-
-def test_state_noise_changes_what_is_seen_and_not_what_is_learned(recipe: Recipe, dataset: Dataset) -> None:
-    quiet, noisy = (next(batches.batches(dataset, recipe, 32, 0, noise, 0)) for noise in (0.0, 0.05))
-    np.testing.assert_array_equal(quiet.actions, noisy.actions)
-    assert (quiet.observation.tokens != noisy.observation.tokens).any()
-
-
-def test_the_prompt_is_trimmed_to_what_the_batch_needs(recipe: Recipe, dataset: Dataset) -> None:
-    observation = next(batches.batches(dataset, recipe, 8, 0, 0.0, 0)).observation
-    assert observation.images == {}
-    assert observation.tokens.shape[1] < MODEL.max_token_len
-    assert observation.tokens.shape[1] - observation.token_mask.sum(axis=1).max() < 8
-
-
 def test_a_prompt_that_would_be_cut_is_refused(recipe: Recipe, small: Tokenizer) -> None:
     short = MODEL.model_copy(update={"max_token_len": 16})
     with pytest.raises(ConfigError, match=r"takes \d+ tokens, model.max_token_len is 16; use model.max_token_len=\d+"):
@@ -170,8 +138,8 @@ def test_relative_actions_want_matching_shapes() -> None:
 
 
 def test_stats_are_computed_after_the_delta_transform(dataset: Dataset) -> None:
-    delta = batches.data_stats(dataset, CONVENTION, 16)
-    absolute = batches.data_stats(dataset, CONVENTION.model_copy(update={"delta_joints": False}), 16)
+    delta = batches.data_stats([dataset], CONVENTION, 16)
+    absolute = batches.data_stats([dataset], CONVENTION.model_copy(update={"delta_joints": False}), 16)
     assert isinstance(delta, DataStats)
     assert delta.state == absolute.state
     assert delta.actions.q99[:7] != absolute.actions.q99[:7]

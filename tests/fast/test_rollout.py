@@ -8,64 +8,19 @@ import pytest
 from pi05.config import Convention
 from pi05.data.dataset import Attempt, Dataset, DatasetMeta
 from pi05.errors import ConfigError, DataError
+from pi05.evaluation.course import Station
 from pi05.evaluation.rollout import OracleActor, rollout
 from pi05.results import Episode
-from pi05.simulator import Positions, StepInfo
-
-LIMIT = 10
+from tests.line import LIMIT, Line, Walker, ignore
 
 
-class Line:
-    """A point on a line, moved by the first joint, solved while it is at 3; `seed` is where it starts."""
-
-    def __init__(self) -> None:
-        self.position = 0.0
-        self.actions: list[float] = []
-
-    def reset(self, seed: int) -> StepInfo:
-        self.position, self.actions = float(seed), []
-        return self._info()
-
-    def step(self, action: np.ndarray) -> StepInfo:
-        assert np.isfinite(action).all(), "a real simulator would crash"
-        self.position += float(action[0])
-        self.actions.append(float(action[0]))
-        return self._info()
-
-    def state(self) -> np.ndarray:
-        return np.array([self.position, -1.0], np.float32)
-
-    def positions(self) -> Positions:
-        point = np.array([self.position, 0, 0], np.float32)
-        return Positions(point, point, np.array([3, 0, 0], np.float32))
-
-    def _info(self) -> StepInfo:
-        return StepInfo(self.position == 3, {"is_left": self.position < 3})
-
-
-class Walker:
-    """Walks towards 3 and stops there, or (`overshoots`) walks on; remembers what it was asked."""
-
-    def __init__(self, horizon: int = 4, *, overshoots: bool = False) -> None:
-        self.horizon, self.overshoots = horizon, overshoots
-        self.asked: list[tuple[tuple[int, ...], int, int]] = []
-
-    def act(self, seeds: Sequence[int], query: int, states: np.ndarray) -> np.ndarray:
-        self.asked.append((tuple(seeds), query, len(states)))
-        chunks = np.zeros((len(seeds), self.horizon, 8), np.float32)
-        for chunk, (position, _) in zip(chunks, states, strict=True):
-            distance = self.horizon if self.overshoots else int(3 - position)
-            chunk[: max(distance, 0), 0] = 1
-        return chunks
-
-
-def ignore(episode: Episode) -> None:
-    del episode
+def station(environments: int) -> Station:
+    return Station([Line() for _ in range(environments)], False)
 
 
 def run(seeds: Sequence[int], actor: Walker, environments: int = 3, execute_steps: int = 4) -> list[Episode]:
-    simulators = [Line() for _ in range(environments)]
-    return rollout(simulators, actor, seeds, LIMIT, execute_steps, ignore)
+    trials = rollout(station(environments), actor, seeds, LIMIT, execute_steps, ignore)
+    return [trial.episode for trial in trials]
 
 
 def test_episodes_come_in_waves_and_run_to_the_limit() -> None:
@@ -108,9 +63,26 @@ def test_only_the_first_steps_of_a_chunk_are_executed() -> None:
     assert episode.first_success_step == 3
 
 
+def test_images_are_rendered_when_the_policy_looks_and_not_otherwise() -> None:
+    blind, seeing, actor = [Line(), Line()], [Line(), Line()], Walker()
+    rollout(Station(blind, False), Walker(), [0, 1], LIMIT, 4, ignore)
+    rollout(Station(seeing, True), actor, [0, 1], LIMIT, 4, ignore)
+    assert [line.rendered for line in blind] == [0, 0]
+    assert [line.rendered for line in seeing] == [3, 3], "10 steps, of which 4 are executed at a time"
+    assert [image["base_camera"][:, 0, 0, 0].tolist() for image in actor.seen] == [[100, 101], [103, 103], [103, 103]]
+
+
+def test_the_actions_of_an_episode_repeat_it() -> None:
+    trial = rollout(station(1), Walker(), [1], 9, 4, ignore)[0]
+    assert (trial.actions.dtype, trial.actions.shape) == (np.float32, (9, 8))
+    line = Line()
+    line.reset(1)
+    assert [line.step(action).success for action in trial.actions] == [False, *[True] * 8]
+
+
 def test_each_episode_is_reported_when_its_wave_is_done() -> None:
     seen: list[int] = []
-    rollout([Line(), Line()], Walker(), [1, 2, 3], LIMIT, 4, lambda episode: seen.append(episode.seed))
+    rollout(station(2), Walker(), [1, 2, 3], LIMIT, 4, lambda trial: seen.append(trial.episode.seed))
     assert seen == [1, 2, 3]
 
 
@@ -123,14 +95,14 @@ def test_a_stop_ends_the_rollout_between_queries() -> None:
 
     seen: list[int] = []
     with pytest.raises(KeyboardInterrupt):
-        rollout([Line()], Walker(), [1, 2], LIMIT, 4, lambda episode: seen.append(episode.seed), check_stop)
+        rollout(station(1), Walker(), [1, 2], LIMIT, 4, lambda trial: seen.append(trial.episode.seed), check_stop)
     assert seen == [1]
 
 
 def test_actions_that_are_not_finite_are_refused_before_physics_sees_them() -> None:
     class Broken(Walker):
-        def act(self, seeds: Sequence[int], query: int, states: np.ndarray) -> np.ndarray:
-            chunks = super().act(seeds, query, states)
+        def act(self, *asked) -> np.ndarray:
+            chunks, query = super().act(*asked), asked[1]
             chunks[1, 2, 5] = np.nan if query else 0
             return chunks
 
@@ -145,8 +117,8 @@ def test_executing_more_than_the_horizon_is_refused() -> None:
 
 def test_a_chunk_of_another_shape_is_refused() -> None:
     class Flat(Walker):
-        def act(self, seeds: Sequence[int], query: int, states: np.ndarray) -> np.ndarray:
-            return super().act(seeds, query, states)[..., :7]
+        def act(self, *asked) -> np.ndarray:
+            return super().act(*asked)[..., :7]
 
     with pytest.raises(DataError, match=r"shape \(1, 4, 7\), required are \(1, H, 8\)"):
         run([1], Flat())
@@ -170,10 +142,11 @@ def dataset() -> Dataset:
 @pytest.mark.parametrize("execute_steps", [1, 3, 8])
 def test_the_oracle_replays_each_seed_and_holds_its_last_action(execute_steps: int) -> None:
     actor = OracleActor(dataset(), execute_steps)
-    episodes = rollout([Line(), Line()], actor, [1, 0], LIMIT, execute_steps, ignore)
+    trials = rollout(station(2), actor, [1, 0], LIMIT, execute_steps, ignore)
+    episodes = [trial.episode for trial in trials]
     assert [(episode.first_success_step, episode.success_at_end) for episode in episodes] == [(2, True), (3, True)]
 
 
 def test_the_oracle_refuses_a_seed_it_has_no_demonstration_of() -> None:
     with pytest.raises(DataError, match="no demonstration of seed 4"):
-        rollout([Line()], OracleActor(dataset(), 8), [4], LIMIT, 8, ignore)
+        rollout(station(1), OracleActor(dataset(), 8), [4], LIMIT, 8, ignore)

@@ -29,6 +29,7 @@ SMALL = {
     "eval.episodes": 2,
     "eval.environments": 2,
     "eval.max_steps": 24,
+    "eval.videos": 0,
 }
 pytestmark = pytest.mark.timeout(600)
 

@@ -1,11 +1,8 @@
-"""What the simulator's tests share: one import of ManiSkill, one planned dataset, and no Vulkan driver to be found."""
+"""What the simulator's tests share: one import of ManiSkill, and one planned dataset."""
 
-import os
 from pathlib import Path
 
 import pytest
-
-os.environ["VK_ICD_FILENAMES"] = os.devnull  # physics shall not need a driver where one is installed either
 
 from pi05.config import Convention, DemosConfig, DemosJob
 from pi05.jobs.demos import make_demos
@@ -13,6 +10,7 @@ from pi05.jobs.runtime import Context
 from pi05.storage import FileStorage, RunPaths
 
 CONVENTION = Convention(cameras=(), state="joints_and_poses")
+SEEING = Convention(image_size=64)
 PLANNER = Path(__file__).parents[2] / ".venv-planner/bin/python"
 KEY = "datasets/pushcube/test"
 

@@ -15,7 +15,10 @@ import pytest
 from pi05 import tasks
 from pi05.config import DemosConfig
 from pi05.data.dataset import load
-from pi05.data.demos import PlannerPool, check_planner, collect, read_block, replay
+from pi05.data.demos import Wanted, collect
+from pi05.data.pool import Pool, check_planner
+from pi05.data.recordings import Plan, read_plan
+from pi05.data.replay import judge, replay
 from pi05.errors import ConfigError, DataError, TemporaryError
 from pi05.jobs.demos import make_demos
 from pi05.jobs.runtime import Stopped
@@ -43,12 +46,19 @@ planner.main(sys.argv[1:])
 
 
 @pytest.fixture(scope="module")
-def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Seeds 0 to 2 planned by a solver that raises on seed 0 and finds no plan for seed 1."""
-    out = tmp_path_factory.mktemp("blocks") / "0000000-0000002.h5"
+    out = tmp_path_factory.mktemp("plans") / "0000000-0000002-plan.h5"
     arguments = ["--task", "pushcube", "--first-seed", "0", "--seeds", "3", "--out", str(out)]
     subprocess.run([PLANNER, "-c", FAILING_SOLVER, *arguments], check=True, capture_output=True)
     return out.parent
+
+
+@pytest.fixture(scope="module")
+def plan(plans: Path) -> Plan:
+    found = read_plan(plans / "0000000-0000002-plan.h5", range(3))
+    assert found is not None
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -148,21 +158,17 @@ def test_a_killed_job_goes_on_from_its_complete_blocks_and_makes_the_same_datase
     assert [attempt.seconds for attempt in meta.attempts[:2]] == seconds
 
 
-def test_a_solver_that_raises_or_finds_nothing_is_a_counted_failure(blocks: Path) -> None:
-    block = read_block(blocks / "0000000-0000002.h5", range(3))
-    assert block is not None
-    assert [(attempt.seed, attempt.success, attempt.reason) for attempt in block.attempts] == [
+def test_a_solver_that_raises_or_finds_nothing_is_a_counted_failure(plan: Plan) -> None:
+    assert [(attempt.seed, attempt.success, attempt.reason) for attempt in plan.attempts] == [
         (0, False, "RuntimeError: inverse kinematics diverged"),
         (1, False, "no plan found"),
         (2, True, ""),
     ]
-    assert list(block.recordings) == [2]
+    assert list(plan.recordings) == [2]
 
 
-def test_a_replay_that_differs_or_fails_is_told(blocks: Path, simulator: Simulator) -> None:
-    block = read_block(blocks / "0000000-0000002.h5", range(3))
-    assert block is not None
-    recording = block.recordings[2]
+def test_a_replay_that_differs_or_fails_is_told(plan: Plan, simulator: Simulator) -> None:
+    recording = plan.recordings[2]
     good = replay(simulator, recording)
     assert (good.success, good.exact, good.difference) == (True, True, 0.0)
     turned = recording.actions.copy()
@@ -171,6 +177,18 @@ def test_a_replay_that_differs_or_fails_is_told(blocks: Path, simulator: Simulat
     assert (bad.success, bad.exact) == (False, False)
     assert bad.difference > 0.01
     assert replay(simulator, recording).exact, "the bad episode must leave nothing behind"
+    attempt, demo = judge(simulator, plan.attempts[2], dataclasses.replace(recording, actions=turned))
+    assert (attempt.success, attempt.reason, demo) == (False, "the replay did not succeed", None)
+
+
+def test_recordings_that_are_no_demonstrations_are_counted_failures(plan: Plan, simulator: Simulator) -> None:
+    recording = plan.recordings[2]
+    holes = recording.actions.copy()
+    holes[5, 3] = np.nan
+    for actions, reason in ((recording.actions[:1], "it has 1 steps, two are required"), (holes, "not finite")):
+        attempt, demo = judge(simulator, plan.attempts[2], dataclasses.replace(recording, actions=actions))
+        assert (attempt.success, demo) == (False, None)
+        assert reason in attempt.reason
 
 
 # ---- Planners that fail ----------------------------------------------------------------------------------------------
@@ -183,17 +201,18 @@ def fake_planner(path: Path, body: str) -> str:
     return str(path)
 
 
-def pool(python: str, folder: Path) -> PlannerPool:
-    return PlannerPool(python, PUSHCUBE, "panda_wristcam", folder, workers=1)
+def pool(python: str, folder: Path) -> Pool:
+    return Pool(python, PUSHCUBE, CONVENTION, folder, workers=1)
 
 
-def test_a_planner_that_is_killed_once_is_replaced(blocks: Path, tmp_path: Path) -> None:
+def test_a_planner_that_is_killed_once_is_replaced(plans: Path, tmp_path: Path) -> None:
     body = f"""
     [ -e {tmp_path}/died ] || {{ touch {tmp_path}/died; kill -9 $$; }}
-    while read first count out; do cp {blocks}/*.h5 $out; cp {blocks}/*.json ${{out%.h5}}.json; echo $out; done
+    while read first count out; do cp {plans}/*.h5 $out; cp {plans}/*.json ${{out%.h5}}.json; echo $out; done
     """
-    with pool(fake_planner(tmp_path / "python", body), tmp_path / "work") as planner:
-        assert len(planner.block(range(3), do_nothing).attempts) == 3
+    with pool(fake_planner(tmp_path / "python", body), tmp_path / "work") as maker:
+        block = maker.block(range(3), do_nothing)
+    assert (len(block.attempts), block.kept) == (3, (2,))
     assert (tmp_path / "died").exists()
 
 
@@ -201,9 +220,7 @@ def test_a_planner_that_is_killed_twice_ends_the_job_with_its_last_words(tmp_pat
     python = fake_planner(tmp_path / "python", "echo seed 7: planned >&2; echo std::bad_alloc >&2; kill -9 $$")
     with (
         pool(python, tmp_path / "work") as planner,
-        pytest.raises(
-            TemporaryError, match=r"code -9\) while planning seeds 0 to 2: seed 7: planned \| std::bad_alloc"
-        ),
+        pytest.raises(TemporaryError, match=r"code -9\) at seeds 0 to 2: seed 7: planned \| std::bad_alloc"),
     ):
         planner.block(range(3), do_nothing)
 
@@ -239,37 +256,35 @@ def test_an_interpreter_without_the_planner_is_a_setup_error() -> None:
         check_planner(sys.executable)
 
 
-def test_a_job_gives_up_with_the_reasons(blocks: Path, tmp_path: Path) -> None:
+def test_a_job_gives_up_with_the_reasons(plans: Path, tmp_path: Path) -> None:
     folder = tmp_path / "work"
     folder.mkdir()
-    for path in blocks.iterdir():
+    for path in plans.iterdir():
         shutil.copy(path, folder)
-    config = DemosConfig(count=1, block=3, workers=1, max_attempts_per_demo=2)
+    config = DemosConfig(count=2, block=3, workers=1, max_attempts_per_demo=2)
+    wanted = dataclasses.replace(Wanted.of(PUSHCUBE, config), seeds=range(3))
     python = fake_planner(tmp_path / "python", "exec sleep 60")
     with (
-        pool(python, folder) as planner,
+        pool(python, folder) as maker,
         pytest.raises(
             DataError,
-            match=r"2 seeds of pushcube gave 0 of 1 demonstrations: "
-            r"1 times RuntimeError: inverse kinematics diverged; 1 times no plan found",
+            match=r"3 seeds of pushcube gave 1 of 2 demonstrations: "
+            r"1 times RuntimeError: inverse kinematics diverged; 1 times no plan found. Raise demos.max_attempts",
         ),
     ):
-        collect(PUSHCUBE, CONVENTION, config, planner, do_nothing, do_nothing)
+        collect(wanted, maker, do_nothing, do_nothing)
 
 
-def test_seeds_of_the_evaluation_are_refused(tmp_path: Path) -> None:
+def test_seeds_of_the_evaluation_are_refused() -> None:
     config = DemosConfig(count=10, first_seed=tasks.DEMO_SEEDS.stop - 20)
-    with (
-        pool(fake_planner(tmp_path / "python", "exec sleep 60"), tmp_path / "work") as planner,
-        pytest.raises(ConfigError, match=r"first_seed 999980 with up to 50 attempts leaves .* use a lower first_seed"),
-    ):
-        collect(PUSHCUBE, CONVENTION, config, planner, do_nothing, do_nothing)
+    with pytest.raises(ConfigError, match=r"first_seed 999980 with up to 50 attempts leaves .* use a lower first_seed"):
+        Wanted.of(PUSHCUBE, config)
 
 
 @pytest.mark.parametrize("damage", ["truncated h5", "no h5", "other seeds", "damaged json"])
-def test_a_damaged_block_is_as_good_as_none(blocks: Path, tmp_path: Path, damage: str) -> None:
-    h5, meta = tmp_path / "0000000-0000002.h5", tmp_path / "0000000-0000002.json"
-    shutil.copytree(blocks, tmp_path, dirs_exist_ok=True)
+def test_a_damaged_plan_is_as_good_as_none(plans: Path, tmp_path: Path, damage: str) -> None:
+    h5, meta = tmp_path / "0000000-0000002-plan.h5", tmp_path / "0000000-0000002-plan.json"
+    shutil.copytree(plans, tmp_path, dirs_exist_ok=True)
     match damage:
         case "truncated h5":
             h5.write_bytes(h5.read_bytes()[:5000])
@@ -277,15 +292,15 @@ def test_a_damaged_block_is_as_good_as_none(blocks: Path, tmp_path: Path, damage
             h5.unlink()
         case "damaged json":
             meta.write_bytes(meta.read_bytes()[:-9])
-    assert read_block(h5, range(1, 4) if damage == "other seeds" else range(3)) is None
+    assert read_plan(h5, range(1, 4) if damage == "other seeds" else range(3)) is None
 
 
-def test_a_recording_can_be_read_by_maniskill_itself(blocks: Path) -> None:
+def test_a_recording_can_be_read_by_maniskill_itself(plans: Path) -> None:
     import h5py
 
-    content = json.loads((blocks / "0000000-0000002.json").read_bytes())
+    content = json.loads((plans / "0000000-0000002-plan.json").read_bytes())
     assert content["env_info"]["env_id"] == "PushCube-v1"
     assert content["episodes"][0]["reset_kwargs"]["seed"] == content["episodes"][0]["episode_seed"] == 2
-    with h5py.File(blocks / "0000000-0000002.h5") as file:
+    with h5py.File(plans / "0000000-0000002-plan.h5") as file:
         assert set(file["traj_0"]) >= {"actions", "env_states", "success", "terminated", "truncated"}
         assert np.asarray(file["traj_0/success"])[-1]

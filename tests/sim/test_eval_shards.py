@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pi05 import tasks
-from pi05.config import EvalConfig, EvalJob
+from pi05 import simulator, tasks
+from pi05.config import Convention, EvalConfig, EvalJob
 from pi05.data import dataset as datasets
 from pi05.data.batches import data_stats
 from pi05.data.tokenizer import TINY, Tokenizer
@@ -30,35 +30,35 @@ TRAINING = RunPaths("train-pushcube-000000")
 EPISODES = 5
 
 
-def save_checkpoint(storage: FileStorage, step: int) -> None:
+def save_checkpoint(storage: FileStorage, step: int, preset: str = "tiny", convention: Convention = CONVENTION) -> None:
     """Write a checkpoint of random weights: a policy that moves differently in every episode."""
-    tiny = options("tiny")
-    data = datasets.load(storage.open(KEY))
+    sizes, task = options(preset), tasks.find("pushcube")
+    data = datasets.with_states(datasets.load(storage.open(KEY)), simulator.state_names(task, convention))
     recipe = Recipe(
-        model=tiny.model,
-        convention=CONVENTION,
-        stats=data_stats(data, CONVENTION, tiny.model.action_horizon),
+        model=sizes.model,
+        convention=convention,
+        stats=data_stats([data], convention, sizes.model.action_horizon),
         tokenizer=Tokenizer.load(TINY),
-        sentence=tasks.find("pushcube").sentence,
+        sentence=task.sentence,
     )
     meta = checkpoint.CheckpointMeta(
         run=TRAINING.run,
-        task="pushcube",
+        task=task.name,
         sentence=recipe.sentence,
         step=step,
         dataset=KEY,
-        convention=CONVENTION,
-        renderer="none",
+        convention=convention,
+        renderer=data.meta.renderer,
         demo_seeds=data.meta.seeds,
-        model=tiny.model,
-        train=tiny.train,
+        model=sizes.model,
+        train=sizes.train,
     )
-    state = new_state(tree.initial(tiny.model, seed=step), tiny.model, tiny.train)
+    state = new_state(tree.initial(sizes.model, seed=step), sizes.model, sizes.train)
     checkpoint.save(storage.stage(TRAINING.checkpoint(step)), state, recipe, meta)
 
 
 def eval_job(storage: FileStorage, run: str, **settings: object) -> EvalJob:
-    small = {"episodes": EPISODES, "environments": 2, "max_steps": 24, "sampling_steps": 3}
+    small = {"episodes": EPISODES, "environments": 2, "max_steps": 24, "sampling_steps": 3, "videos": 0}
     return EvalJob(
         run=run,
         task="pushcube",
@@ -130,6 +130,7 @@ def test_a_killed_shard_runs_only_what_is_missing(
     kept = f"{RunPaths(job.run, 0).work}/{TRAINING.checkpoint(1)}"
     for episode in whole.episodes[:4:2]:
         trained.write(f"{kept}/{episode.seed}.json", episode.model_dump_json().encode())
+        trained.write(f"{kept}/{episode.seed}.actions", bytes(4 * 8 * episode.steps))
     run_shard(job, 0, 2)
     events = [json.loads(line[5:]) for line in capsys.readouterr().out.splitlines()]
     assert [(e["step"], e["total"]) for e in events if e["kind"] == "progress"] == [(3, 3)]

@@ -8,7 +8,7 @@ import pytest
 from pi05.config import EvalConfig, EvalJob
 from pi05.errors import DataError
 from pi05.jobs.evaluate import evaluate
-from pi05.jobs.runtime import Context
+from pi05.jobs.runtime import Context, Stopped
 from pi05.results import Result
 from pi05.storage import FileStorage, RunPaths
 from tests.sim.conftest import CONVENTION, KEY
@@ -25,7 +25,7 @@ def eval_job(storage: FileStorage, **options: object) -> EvalJob:
         convention=CONVENTION,
         dataset=KEY,
         train_run="train-pushcube-000000",
-        eval=EvalConfig.model_validate({"episodes": 4, "policy": "oracle", "environments": 3, **options}),
+        eval=EvalConfig.model_validate({"episodes": 4, "policy": "oracle", "environments": 3, "videos": 0, **options}),
     )
 
 
@@ -68,18 +68,43 @@ def test_a_finished_evaluation_is_not_run_again(
     assert result.episodes
 
 
+class Stopping(Context):
+    """Is asked to stop after some queries."""
+
+    left = 0
+
+    def check_stop(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Stopped("stopped by a signal")
+
+
 def test_a_killed_evaluation_runs_only_what_is_missing(
     result: Result, storage: FileStorage, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for episode in result.episodes[:3]:
-        storage.write(f"runs/{RUN}/work/oracle/{episode.seed}.json", episode.model_dump_json().encode())
-    storage.write(f"runs/{RUN}/work/oracle/2.json", b"{half an epis")
-    storage.path(RESULT).unlink()
+    storage.delete(RESULT)
+    queries = -(-150 // 8)
+    stopping = Stopping(storage, RunPaths(RUN))
+    stopping.left = queries + 1  # the first wave of three, and one query of the last episode
+    with pytest.raises(Stopped):
+        evaluate(eval_job(storage), stopping)
+    work = f"runs/{RUN}/work/oracle"
+    assert storage.children(work) == ["0.actions", "0.json", "1.actions", "1.json", "2.actions", "2.json"]
+    storage.write(f"{work}/1.json", b"{half an epis")
+    storage.write(f"{work}/2.actions", b"half the actions")
     events = run(eval_job(storage), capsys)
     steps = [(event["step"], event["total"], event["unit"]) for event in events if event["kind"] == "progress"]
-    assert steps == [(3, 4, "episodes"), (4, 4, "episodes")]
+    assert steps == [(2, 4, "episodes"), (3, 4, "episodes"), (4, 4, "episodes")]
     assert Result.model_validate_json(storage.read(RESULT)) == result
     assert not storage.children(f"runs/{RUN}/work")
+
+
+def test_results_do_not_depend_on_environments_and_processes(
+    result: Result, storage: FileStorage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage.delete(RESULT)
+    run(eval_job(storage, environments=4, workers=3), capsys)
+    assert Result.model_validate_json(storage.read(RESULT)) == result
 
 
 def test_other_settings_are_another_evaluation(

@@ -120,11 +120,6 @@ def test_materials_are_put_back_so_that_a_camera_could_live_in_this_process() ->
     assert sapien.render.RenderMaterial is original
 
 
-def test_cameras_are_refused_with_the_remedy() -> None:
-    with pytest.raises(ConfigError, match=r"base_camera, hand_camera need rendering.*preset tiny"):
-        Simulator(tasks.find("pushcube"), Convention())
-
-
 def test_an_unknown_robot_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"unknown robot 'panda_wrist'; did you mean 'panda_wristcam'\?"):
         Simulator(tasks.find("pushcube"), Convention(cameras=(), robot="panda_wrist"))

@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 
 from pi05.config import Convention, GemmaConfig, ModelConfig, OptimizerConfig, TrainConfig, TrainJob, VitConfig
-from pi05.data.batches import data_stats
+from pi05.data.batches import Loader, Source, data_stats
 from pi05.data.dataset import Dataset, DatasetMeta
 from pi05.data.tokenizer import TINY, Tokenizer
 from pi05.data.transforms import Recipe
 from pi05.events import Event, EventWriter, parse
 from pi05.jobs.runtime import Stopped
+from pi05.simulator import state_names
 from pi05.storage import FileStorage, RunPaths
 from pi05.tasks import find
 from pi05.training.loop import Training
@@ -53,6 +54,7 @@ TRAIN = TrainConfig(
     patience=0,
 )
 CONVENTION = Convention(cameras=(), state="joints_and_poses")
+NAMES = state_names(find("pushcube"), CONVENTION)
 
 
 def make_dataset(episodes: int = 6, steps: int = 30) -> Dataset:
@@ -66,9 +68,9 @@ def make_dataset(episodes: int = 6, steps: int = 30) -> Dataset:
         attempts=(),
         versions={},
     )
-    states = random.normal(size=(rows, 13)).astype(np.float32)
+    states = random.normal(size=(rows, len(NAMES))).astype(np.float32)
     actions = states[:, :8] + random.normal(size=(rows, 8), scale=0.1).astype(np.float32)
-    return Dataset(meta, states, actions, np.arange(0, rows + 1, steps), tuple(f"s{i}" for i in range(13)))
+    return Dataset(meta, states, actions, np.arange(0, rows + 1, steps), NAMES)
 
 
 @dataclass
@@ -132,8 +134,9 @@ def make_training(
     recipe = Recipe(
         model=model,
         convention=CONVENTION,
-        stats=data_stats(data, CONVENTION, model.action_horizon),
+        stats=data_stats([data], CONVENTION, model.action_horizon),
         tokenizer=Tokenizer.load(TINY),
         sentence=find("pushcube").sentence,
     )
-    return Training(job, data, recipe, make_mesh(train.fsdp_devices, train.batch_size, jax.devices()[:devices]))
+    loader = Loader([Source(data, recipe.sentence)], recipe, train.batch_size, train.seed, train.state_noise)
+    return Training(job, loader, make_mesh(train.fsdp_devices, train.batch_size, jax.devices()[:devices]))

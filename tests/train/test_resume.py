@@ -93,14 +93,14 @@ def test_the_policy_reads_the_averaged_weights(whole: tuple[TrainState, Around])
     assert state.ema is not None
     for path, array in state.ema.items():
         np.testing.assert_array_equal(found[path], array)
-    policy = Policy.load(folder, environments=4, sampling_steps=3, seed=0)
+    policy = Policy.load(folder, rows=4, sampling_steps=3, seed=0)
     states = make_dataset().states[:3]
-    together = policy.act([7, 8, 9], 0, states)
+    together = policy.act([7, 8, 9], 0, states, {})
     assert together.shape == (3, 4, 8)
-    np.testing.assert_allclose(policy.act([9], 0, states[2:]), together[2:], rtol=1e-5, atol=1e-6)
-    assert not np.allclose(policy.act([7, 8, 9], 1, states), together)
+    np.testing.assert_allclose(policy.act([9], 0, states[2:], {}), together[2:], rtol=1e-5, atol=1e-6)
+    assert not np.allclose(policy.act([7, 8, 9], 1, states, {}), together)
     with pytest.raises(DataError, match="states of 13 numbers, given 8"):
-        policy.act([7], 0, states[:1, :8])
+        policy.act([7], 0, states[:1, :8], {})
 
 
 def test_retention_keeps_the_last_and_the_multiples() -> None:

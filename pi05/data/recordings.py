@@ -1,0 +1,153 @@
+"""ManiSkill's h5 and json files -> recordings: actions, and the course of the physics, by seed.
+
+The planner writes them for a block of seeds; ManiSkill's own downloads have the same form, and so has whatever its
+RecordEpisode writes. Knows no simulator.
+"""
+
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pi05.config import ACTION_NAMES, Convention
+from pi05.data.dataset import Attempt
+from pi05.errors import DataError
+from pi05.storage import crc32c
+from pi05.tasks import DEMO_SEEDS, Task
+
+
+@dataclass(frozen=True)
+class Recording:
+    """An episode as it was recorded.
+
+    Attributes:
+        seed: Environment seed.
+        actions: float32 (T, 8).
+        physics: float32 (T + 1, D) an actor or articulation, keyed as in `Simulator.physics`; perhaps empty.
+    """
+
+    seed: int
+    actions: np.ndarray
+    physics: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Consecutive seeds planned together: every attempt, and the recordings of the successful ones by seed."""
+
+    attempts: tuple[Attempt, ...]
+    recordings: dict[int, Recording]
+
+
+class Source:
+    """Demonstrations that others recorded, as ManiSkill's h5 file with its json beside it.
+
+    Args:
+        path: The h5 file.
+        task, convention: What they must be of. The robot may be another Panda: a replay shows whether that matters.
+
+    Raises:
+        DataError: A file is missing or damaged, of another task or controller, or has seeds of the evaluation.
+    """
+
+    def __init__(self, path: Path, task: Task, convention: Convention) -> None:
+        self.path = path
+        content = _read_json(path)
+        try:
+            _check_source(path, content, task, convention)
+            self._episodes = {int(episode["episode_seed"]): episode for episode in content["episodes"]}
+            self.twice = len(content["episodes"]) - len(self._episodes)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path.with_suffix('.json')} is not what ManiSkill's recorder writes ({error})") from error
+        self.seeds = tuple(sorted(self._episodes))
+        outside = [seed for seed in self.seeds if seed not in DEMO_SEEDS]
+        if outside:
+            raise DataError(
+                f"{path} has seed {outside[0]}, which belongs to evaluations; demonstrations use "
+                f"{DEMO_SEEDS.start} to {DEMO_SEEDS.stop - 1}"
+            )
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """Name and checksum of the h5 file: the same recordings, wherever they lie."""
+        return f"{self.path.name} (crc32c {crc32c(self.path)})"
+
+    def plan(self, seeds: Sequence[int]) -> Plan:
+        """Return the recordings of some seeds."""
+        import h5py
+
+        attempts = tuple(_recorded(self._episodes[seed]) for seed in seeds)
+        wanted = [attempt.seed for attempt in attempts if attempt.success]
+        try:
+            with h5py.File(self.path, "r") as file:
+                recordings = {seed: _recording(file, self._episodes[seed]) for seed in wanted}
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:  # h5py raises any of them
+            raise DataError(f"{self.path} is damaged ({error}); fetch it again") from error
+        return Plan(attempts, recordings)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    beside = path.with_suffix(".json")
+    for file in (path, beside):
+        if not file.is_file():
+            raise DataError(f"demos.source: {file} does not exist; name ManiSkill's h5 file with its json beside it")
+    try:
+        return json.loads(beside.read_bytes())
+    except ValueError as error:
+        raise DataError(f"{beside} is damaged ({error}); fetch it again") from error
+
+
+def _check_source(path: Path, content: dict[str, Any], task: Task, convention: Convention) -> None:
+    """Raise DataError naming both values when recordings are of another task or another controller."""
+    info = content["env_info"]
+    if info["env_id"] != task.env_id:
+        raise DataError(f"{path} holds {info['env_id']}, {task.name} is {task.env_id}")
+    modes = {episode["control_mode"] for episode in content["episodes"]} or {info["env_kwargs"]["control_mode"]}
+    if other := modes - {convention.control_mode}:
+        raise DataError(f"{path} holds actions of {other.pop()}, the job wants {convention.control_mode}")
+
+
+def _recorded(episode: dict[str, Any]) -> Attempt:
+    """Return what the recorder says of an episode."""
+    success = bool(episode.get("success", True))
+    reason = "" if success else "it was recorded without success"
+    return Attempt(
+        seed=episode["episode_seed"], success=success, steps=episode["elapsed_steps"], seconds=0, reason=reason
+    )
+
+
+def read_plan(path: Path, seeds: Sequence[int]) -> Plan | None:
+    """Return what the planner wrote, or None when it is missing, damaged or of other seeds."""
+    import h5py
+
+    try:
+        content = json.loads(path.with_suffix(".json").read_bytes())
+        attempts = tuple(Attempt.model_validate(attempt) for attempt in content["attempts"])
+        with h5py.File(path, "r") as file:
+            recordings = [_recording(file, episode) for episode in content["episodes"]]
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError):  # h5py raises any of them
+        return None
+    by_seed = {recording.seed: recording for recording in recordings}
+    planned = [attempt.seed for attempt in attempts if attempt.success]
+    if [attempt.seed for attempt in attempts] != list(seeds) or list(by_seed) != planned:
+        return None
+    return Plan(attempts, by_seed)
+
+
+def _recording(file: Any, episode: dict[str, Any]) -> Recording:
+    """Return an episode of ManiSkill's h5 file (h5py.File)."""
+    group = file[f"traj_{episode['episode_id']}"]
+    actions = np.asarray(group["actions"], np.float32)
+    if actions.ndim != 2 or actions.shape[1] != len(ACTION_NAMES):
+        raise ValueError(f"actions of shape {actions.shape}, required are (T, {len(ACTION_NAMES)})")
+    return Recording(int(episode["episode_seed"]), actions, dict(_physics(group.get("env_states", {}))))
+
+
+def _physics(states: Any) -> Iterator[tuple[str, np.ndarray]]:
+    for kind, actors in states.items():
+        for name, values in actors.items():
+            yield f"{kind}/{name}", np.asarray(values)

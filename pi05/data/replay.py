@@ -1,0 +1,153 @@
+"""Replays recordings in the environment that evaluates: turns actions into demonstrations, states and frames.
+
+    python -m pi05.data.replay --task pushcube --convention JSON
+
+makes one block for each line of JSON on stdin, {"plan": the planner's h5 file, "seeds": [...], "out": the block}, and
+answers the block's path. With --source, one h5 file has the recordings of all blocks. An episode counts when its replay
+succeeds.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pi05 import simulator, tasks
+from pi05.config import Convention
+from pi05.data.blocks import Origin, png, write_block
+from pi05.data.dataset import Attempt, Demo
+from pi05.data.lines import serve
+from pi05.data.recordings import Plan, Recording, Source, read_plan
+from pi05.errors import DataError
+from pi05.simulator import Simulator
+from pi05.tasks import Task
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What the main environment made of a recording.
+
+    Attributes:
+        demo: States, actions and frames.
+        success: Whether the last step succeeded.
+        exact: Whether every number of the physical state had the recorded bits at every step.
+        difference: Largest absolute difference.
+    """
+
+    demo: Demo
+    success: bool
+    exact: bool
+    difference: float
+
+
+def replay(simulator: Simulator, recording: Recording) -> Replay:
+    """Step the recorded actions from the recorded seed; render before each, and compare the physics after each."""
+    info = simulator.reset(recording.seed)
+    states, physics = [], [simulator.physics()]
+    frames: dict[str, list[bytes]] = {name: [] for name in simulator.convention.cameras}
+    for action in recording.actions:
+        states.append(simulator.stored_state())
+        for name, image in simulator.images().items():
+            frames[name].append(png(image))
+        info = simulator.step(action)
+        physics.append(simulator.physics())
+    exact, difference = _compare(physics, recording.physics)
+    demo = Demo(recording.seed, np.stack(states), recording.actions, frames)
+    return Replay(demo, info.success, exact, difference)
+
+
+def origin(task: Task, convention: Convention, source: str = "") -> Origin:
+    """Return what blocks that are made here and now are made under."""
+    renderer = simulator.renderer(convention.cameras)
+    return Origin(
+        task=task.name, convention=convention, renderer=renderer, versions=simulator.versions(), source=source
+    )
+
+
+def judge(simulator: Simulator, attempt: Attempt, recording: Recording | None) -> tuple[Attempt, Demo | None]:
+    """Replay an attempt's recording; return what became of it, and its demonstration when the replay succeeded."""
+    if recording is None:
+        return attempt, None
+    if flaw := _flaw(recording):
+        return attempt.model_copy(update={"success": False, "reason": flaw}), None
+    begin = time.perf_counter()
+    replayed = replay(simulator, recording)
+    cost = {"replay_seconds": round(time.perf_counter() - begin, 3)}
+    reason = "" if replayed.success else "the replay did not succeed"
+    if not np.isfinite(replayed.demo.states).all():
+        reason = "its states are not finite"
+    found = {"exact": replayed.exact, "difference": replayed.difference, "success": not reason, "reason": reason}
+    log.info("seed %d: %s, %.2f s", attempt.seed, reason or "replayed", cost["replay_seconds"])
+    return attempt.model_copy(update=cost | found), None if reason else replayed.demo
+
+
+def _flaw(recording: Recording) -> str:
+    """Return why a recording cannot be a demonstration, before anything is replayed, or ""."""
+    if len(recording.actions) < 2:
+        return f"it has {len(recording.actions)} steps, two are required"
+    return "" if np.isfinite(recording.actions).all() else "its actions are not finite"
+
+
+def _compare(physics: list[dict[str, np.ndarray]], recorded: dict[str, np.ndarray]) -> tuple[bool, float]:
+    """Return whether two courses have the same bits, and their largest difference in what both have."""
+    exact, difference = physics[0].keys() == recorded.keys(), 0.0
+    for name in physics[0].keys() & recorded.keys():
+        ours, theirs = np.stack([state[name] for state in physics]), recorded[name]
+        exact &= ours.dtype == theirs.dtype and ours.tobytes() == theirs.tobytes()
+        if ours.shape == theirs.shape:
+            difference = max(difference, float(np.abs(ours - theirs).max(initial=0.0)))
+    return exact, difference
+
+
+class _Replayer:
+    """Makes blocks in one environment.
+
+    Args:
+        task, convention: Of the blocks.
+        source: Recordings of others to replay; without it, those that the planner has just written.
+    """
+
+    def __init__(self, task: Task, convention: Convention, source: Source | None) -> None:
+        self._source = source
+        self._origin = origin(task, convention, source.identity if source else "")
+        self._simulator = Simulator(task, convention)
+
+    def block(self, line: str) -> str:
+        """Make the block that a line asks for."""
+        asked = json.loads(line)
+        plan = self._source.plan(asked["seeds"]) if self._source else _planned(Path(asked["plan"]), asked["seeds"])
+        results = (judge(self._simulator, attempt, plan.recordings.get(attempt.seed)) for attempt in plan.attempts)
+        write_block(Path(asked["out"]), self._origin, results)
+        return asked["out"]
+
+
+def _planned(path: Path, seeds: list[int]) -> Plan:
+    """Return what the planner has written; raise DataError when it is not whole."""
+    plan = read_plan(path, seeds)
+    if plan is None:
+        raise DataError(f"{path} is damaged directly after it was written; check the disk and run again")
+    return plan
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Make the blocks that stdin asks for."""
+    parser = argparse.ArgumentParser(description="Replay recordings in the environment that evaluates.")
+    parser.add_argument("--task", required=True, choices=tasks.TASKS)
+    parser.add_argument("--convention", required=True, type=Convention.model_validate_json)
+    parser.add_argument("--source", type=Path, help="ManiSkill's h5 file, when others recorded what is replayed")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    task = tasks.find(given.task)
+    source = Source(given.source, task, given.convention) if given.source else None
+    serve(_Replayer(task, given.convention, source).block)
+
+
+if __name__ == "__main__":
+    main()
