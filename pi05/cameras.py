@@ -72,6 +72,8 @@ class Cameras:
                 raise ConfigError(
                     f"the scene has no camera {name!r}{hint} there are: {known}".replace("? there", "? There")
                 )
+        if not self._names:
+            return  # built without a renderer: there is nothing to make cheap
         for scene in self._env.scene.sub_scenes:
             for entity in scene.entities:
                 if entity.name == _HEAVY_LINK:
@@ -100,10 +102,8 @@ def _simplify(entity: Any) -> None:
     from sapien.render import RenderBodyComponent, RenderShapeTriangleMesh
 
     body = entity.find_component_by_type(RenderBodyComponent)
-    if body is None or body.name == _HEAVY_LINK:
-        return
     simple = RenderBodyComponent()
-    simple.name = _HEAVY_LINK
+    simple.name = body.name
     for shape in body.render_shapes:
         for number, part in enumerate(shape.parts):
             key = (shape.filename, number)

@@ -9,6 +9,7 @@ Knows nothing of simulators, storage or training.
 
 import contextlib
 import io
+import json
 import logging
 import os
 import shutil
@@ -20,6 +21,8 @@ from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
+import pyarrow
+import pyarrow.parquet
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pi05.config import ACTION_NAMES, Convention, explain
@@ -56,9 +59,9 @@ class Attempt(BaseModel):
         seed: Environment seed.
         success: Whether the dataset has it.
         steps: Control steps.
-        seconds: Planning took.
+        seconds: Planning took, as one core computes.
         reason: Why it failed, or "".
-        replay_seconds: Replay took, rendering included.
+        replay_seconds: Replay took, rendering included, as one core computes.
         exact: Whether the replay had the plan's bits.
         difference: Largest difference between replay and plan, in the state's own units.
     """
@@ -157,6 +160,8 @@ def write(
         dataset.save_episode()
     dataset.finalize()
     shutil.rmtree(folder / "images", ignore_errors=True)  # empty folders that LeRobot leaves behind
+    for path in sorted((folder / "data").rglob("*.parquet")):
+        _settle(path)
     (folder / META).write_text(meta.model_dump_json(indent=1))
 
 
@@ -218,6 +223,18 @@ def check_convention(found: Convention, wanted: Convention, what: str) -> None:
             f"{what} follows another convention: {'; '.join(differing)}. "
             "Use the preset it was made with, or make it again under this one"
         )
+
+
+def _settle(path: Path) -> None:
+    """Write a parquet file anew without what depends on where it was made, a fingerprint of paths; same row groups."""
+    unsettled = path.rename(path.with_suffix(".unsettled"))
+    with pyarrow.parquet.ParquetFile(unsettled) as file:
+        features = json.loads(file.schema_arrow.metadata[b"huggingface"])
+        schema = file.schema_arrow.with_metadata({"huggingface": json.dumps({"info": features["info"]})})
+        with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+            for number in range(file.num_row_groups):
+                writer.write_table(file.read_row_group(number).cast(schema))
+    unsettled.unlink()
 
 
 def _encoded(png: bytes) -> Any:

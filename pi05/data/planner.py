@@ -47,7 +47,7 @@ _SOURCE = "ManiSkill's motion-planning solver, planned by pi05.data.planner"
 
 @dataclass(frozen=True)
 class Attempt:
-    """What became of one seed: `steps` recorded, planning time in `seconds`, why it failed or ""."""
+    """What became of one seed: `steps` recorded, `seconds` of one core that planning took, why it failed or ""."""
 
     seed: int
     success: bool
@@ -86,7 +86,7 @@ class Planner:
     def _attempt(self, recorder: Any, seed: int) -> Attempt:
         """Plan one seed; whatever the solver raises is that seed's failure."""
         _seed_libraries(seed)
-        begin = time.perf_counter()
+        begin = time.process_time()
         steps, reason = 0, ""
         try:
             last = self._solve(recorder, seed=seed)
@@ -96,7 +96,7 @@ class Planner:
             reason = f"{type(error).__name__}: {error}"
         if not reason:
             recorder.flush_trajectory()  # else the next reset, which reconfigures, drops what was recorded
-        attempt = Attempt(seed, not reason, steps, round(time.perf_counter() - begin, 3), reason)
+        attempt = Attempt(seed, not reason, steps, round(time.process_time() - begin, 3), reason)
         log.info("seed %d: %s, %d steps, %.2f s", seed, reason or "planned", steps, attempt.seconds)
         return attempt
 

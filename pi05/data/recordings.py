@@ -59,7 +59,7 @@ class Source:
         content = _read_json(path)
         try:
             _check_source(path, content, task, convention)
-            self._episodes = {int(episode["episode_seed"]): episode for episode in content["episodes"]}
+            self._episodes = {int(one["episode_seed"]): one for one in reversed(content["episodes"])}
             self.twice = len(content["episodes"]) - len(self._episodes)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path.with_suffix('.json')} is not what ManiSkill's recorder writes ({error})") from error

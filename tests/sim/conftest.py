@@ -15,7 +15,7 @@ PLANNER = Path(__file__).parents[2] / ".venv-planner/bin/python"
 KEY = "datasets/pushcube/test"
 
 
-def demos_job(root: Path, **demos: int) -> DemosJob:
+def demos_job(root: Path, **demos: object) -> DemosJob:
     """Return a job that makes 4 demonstrations: of seeds 0, 1, 2 and 4, because the plan of seed 3 fails."""
     return DemosJob(
         run="demos-pushcube-000000",
