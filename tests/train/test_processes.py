@@ -337,7 +337,7 @@ def test_one_that_fails_alone_keeps_its_code_and_ends_the_other(bench: Bench) ->
     waits, fails = company(bench, 0, where, "waits"), company(bench, 1, where, "fails")
     assert fails.code() == 65, fails.said
     assert waits.code() == 75, waits.said
-    assert "LOST process 0 has lost the others" in waits.said
+    assert "process 0 has lost the others" in waits.said  # said by XLA's abort or by a collective, whichever is first
     assert "LOST" not in fails.said
 
 
