@@ -14,8 +14,8 @@ from tests.parity.conftest import Golden
 
 F32, BF16, TRAINED = 1e-5, 2e-2, 1e-4
 TRAINED_NORM = 2e-4
-"""Ten steps amplify rounding, in gradients most: the same code is off by 8.6e-5 on one processor (Intel) and by 1.1e-4 on
-another (AMD). The first gradient is held leaf by leaf to F32 below."""
+"""Ten steps amplify rounding, in gradients most: the same code is off by 8.6e-5 on one processor (Intel) and by 1.1e-4
+on another (AMD). The first gradient is held leaf by leaf to F32 below."""
 
 
 def relative(found: jax.Array | np.ndarray, wanted: np.ndarray) -> float:
