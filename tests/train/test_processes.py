@@ -221,8 +221,8 @@ def test_two_processes_that_see_share_a_cache_and_train_what_one_trains(bench: B
     path.write_text(job.model_dump_json())
     first, second = bench.pair(path)
     assert (first.code(), second.code()) == (0, 0), first.said + second.said
-    decoded = {event.step for event in first.events if event.unit == "frames"}
-    assert 120 in decoded or "another process is at the decoded frames" in first.said
+    decoded = {event.step for event in (*first.events, *second.events) if event.unit == "frames"}
+    assert 120 in decoded  # by whichever came first; the other found them
     bench.storage.delete(RUN.root)
     together, alone = first.losses, bench.alone(path).losses
     np.testing.assert_allclose(list(together.values()), list(alone.values()), rtol=1e-4)
