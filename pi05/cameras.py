@@ -5,6 +5,7 @@ What ManiSkill hides from sensors (PickCube's goal) is shown before every render
 scores 0.6 %. Knows nothing of tasks, states or datasets.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,8 @@ OLDEST_MESA = (24, 3)
 
 _SET_UP = (
     "run scripts/_setup render (Debian 13, Ubuntu: apt-get install libvulkan1 mesa-vulkan-drivers; Debian 12: the same "
-    "from bookworm-backports), or use preset tiny, which has no camera"
+    "from bookworm-backports; an image: scripts/images sim --mesa bookworm-backports), or use preset tiny, which "
+    "has no camera"
 )
 _HEAVY_LINK = "camera_link"
 _GRID = 0.001
@@ -142,3 +144,10 @@ def clustered(vertices: np.ndarray, triangles: np.ndarray, grid: float = _GRID) 
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     return corners.reshape(-1, 3).astype(np.float32), np.repeat(normals, 3, axis=0).astype(np.float32)
+
+
+if __name__ == "__main__":
+    try:
+        print(renderer(["any"]))  # noqa: T201  # what pi05ctl doctor and the probe read
+    except ConfigError as error:
+        sys.exit(str(error))

@@ -125,7 +125,7 @@ def _film(job: EvalJob, trials: _Trials, context: Context, pool: Pool) -> None:
         if isinstance(video, str):
             context.events.emit("warning", message=f"no video of episode {trial.episode.seed}: {video}")
         else:
-            context.storage.write(f"{folder}/{trial.episode.seed}.mp4", video)
+            context.insist(partial(context.storage.write, f"{folder}/{trial.episode.seed}.mp4", video))
             trials.say()
 
 

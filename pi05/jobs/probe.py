@@ -47,10 +47,12 @@ class Found:
     Attributes:
         versions: Of packages, by name.
         devices: What JAX sees, in words.
+        renderer: What would draw images ("lavapipe 25.0.7"), or why there are none; empty where nobody asks for any.
     """
 
     versions: dict[str, str] = field(default_factory=dict)
     devices: str = ""
+    renderer: str = ""
 
 
 def look(job: ProbeJob, found: Found) -> Iterator[str]:
@@ -62,6 +64,7 @@ def look(job: ProbeJob, found: Found) -> Iterator[str]:
         yield from _devices(job.gpus, found)
     if job.pods == "eval":
         yield from _starts("the simulator", [sys.executable, "-c", _SIMULATOR])
+        found.renderer = _renderer()
     if job.planner_python:
         yield from _starts("the motion planner", [job.planner_python, "-c", _PLANNER])
     if job.pods == "pipeline":
@@ -117,6 +120,12 @@ def _devices(wanted: int, found: Found) -> Iterator[str]:
         yield (
             f"the pod has {wanted} GPUs and JAX sees {found.devices}: the image has no CUDA, or its driver does not fit"
         )
+
+
+def _renderer() -> str:
+    """Return what draws images; that there is nothing is no problem, because not every preset has cameras."""
+    done = _run([sys.executable, "-m", "pi05.cameras"])
+    return done.stdout.strip() if done.returncode == 0 else f"no cameras: {_last_line(done)}"
 
 
 def _starts(what: str, command: list[str]) -> Iterator[str]:
@@ -179,7 +188,7 @@ def probe(job: ProbeJob, write: Callable[..., Event]) -> int:
     """Look around and say in one event what was found; return the exit code."""
     found = Found()
     problems = list(look(job, found))
-    said: Mapping[str, object] = {"versions": found.versions, "devices": found.devices}
+    said: Mapping[str, object] = {"versions": found.versions, "devices": found.devices, "renderer": found.renderer}
     if problems:
         write("failed", message="; ".join(problems), exit_code=ConfigError.exit_code, **said)
         return ConfigError.exit_code

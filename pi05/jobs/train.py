@@ -8,6 +8,7 @@ statistics, find the state to start from (checkpoint, base weights, random), tra
 import contextlib
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from pi05 import simulator
@@ -97,9 +98,16 @@ def _frames(job: TrainJob, data: datasets.Dataset, context: Context, opened: con
         (job.convention.image_size, job.model.image_size),
         context.storage.scratch(_FRAMES),
         say,
-        context.check_stop,
+        partial(_check_stop, context),
     )
     return opened.enter_context(frames)
+
+
+def _check_stop(context: Context) -> None:
+    """Raise Stopped when a signal came; of several processes TemporaryError: the others do not stop here, too."""
+    if context.stopping and context.processes > 1:
+        raise TemporaryError("stopped by a signal while frames were decoded; the next start decodes them again")
+    context.check_stop()
 
 
 def _loader(

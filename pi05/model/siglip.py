@@ -10,7 +10,6 @@ from jaxtyping import Array, Float
 from pi05.model.tree import Params
 
 _EPS = 1e-6
-_UNROLLED = 4
 
 
 def encode_images(
@@ -27,10 +26,7 @@ def encode_images(
     """
     x = _embed_patches(params, images, patch_size).astype(dtype)
     block = jax.checkpoint(_block) if remat else _block
-    layers = params["Transformer"]["encoderblock"]
-    depth = layers["LayerNorm_0"]["scale"].shape[0]
-    unroll = depth if depth <= _UNROLLED else 1  # a few layers: a CPU compiles and runs them faster without a loop
-    x, _ = jax.lax.scan(lambda x, layer: (block(layer, x), None), x, layers, unroll=unroll)
+    x, _ = jax.lax.scan(lambda x, layer: (block(layer, x), None), x, params["Transformer"]["encoderblock"])
     x = _layer_norm(params["Transformer"]["encoder_norm"], x)
     return _dense(params["head"], x)
 

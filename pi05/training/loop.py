@@ -3,7 +3,6 @@
 Knows nothing of how the dataset was made or where the process runs.
 """
 
-import contextlib
 import hashlib
 import itertools
 import logging
@@ -20,7 +19,7 @@ from jax.sharding import Mesh
 
 from pi05.config import Share, TrainJob
 from pi05.data.batches import Loader, Source
-from pi05.errors import Unreachable
+from pi05.errors import ConfigError, Unreachable
 from pi05.events import EventWriter
 from pi05.model import tree, weights
 from pi05.storage import RunPaths, Storage
@@ -86,7 +85,7 @@ class Training:
                 if due or done % train.log_every == 0 or done == first + 1:
                     self._report(done, metrics.read(done), around)
                 if due:
-                    self._check_datasets(around.storage)
+                    self._check_datasets(around)
                     checkpoint.save(saver.stage(done), state, self.loader.recipe, self._meta(done))
                 if stops:
                     around.stop()
@@ -104,11 +103,20 @@ class Training:
         print(meter.line(step, values), flush=True)  # noqa: T201 - the line that people grep
         around.events.emit("progress", step=step, total=self.job.train.steps, unit="steps", metrics=values)
 
-    def _check_datasets(self, storage: Storage) -> None:
-        """Raise DataError when a dataset is not the one that training began with; no answer is no change."""
+    def _check_datasets(self, around: Surroundings) -> None:
+        """Raise DataError when a dataset is not the one that training began with.
+
+        A bucket that does not answer is no reason to end: who resumes compares again. Of several processes one looks.
+        """
+        if not processes.leads():
+            return
         for dataset, digest in self.digests.items():
-            with contextlib.suppress(Unreachable):
-                checkpoint.check_digest(dataset, digest, manifest_digest(storage, dataset), "this training began")
+            try:
+                now = manifest_digest(around.storage, dataset)
+            except (Unreachable, ConfigError) as error:
+                around.events.emit("warning", message=f"whether dataset {dataset} is unchanged is not known: {error}")
+            else:
+                checkpoint.check_digest(dataset, digest, now, "this training began")
 
     def _meta(self, step: int) -> checkpoint.CheckpointMeta:
         own = self.loader.sources[0]

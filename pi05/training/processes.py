@@ -84,10 +84,12 @@ class Company:
         self._join(lost)
         try:
             yield
+            wait_for_all()
         except JobError as error:
-            if error.exit_code in _TOGETHER:
-                wait_for_all()
             lost.leave(error.exit_code)
+            if error.exit_code in _TOGETHER:
+                with contextlib.suppress(jax.errors.JaxRuntimeError):  # whoever is gone need not be waited for
+                    wait_for_all()
             raise
         except jax.errors.JaxRuntimeError as error:
             lost.leave(1 if str(error).startswith(_OURS) else TemporaryError.exit_code)
@@ -97,7 +99,6 @@ class Company:
         except Exception:
             lost.leave(1)
             raise
-        wait_for_all()
         jax.distributed.shutdown()
 
     def _join(self, lost: "_Lost") -> None:

@@ -67,6 +67,16 @@ def planner(site: Site) -> Finding:
     return _environment(site.settings.planner_python, _PLANNER, "planner_python")
 
 
+def cameras(site: Site) -> Finding:
+    """Look for the Vulkan driver that draws images; presets without cameras do not need it."""
+    asked = [site.settings.python, "-m", "pi05.cameras"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return Finding("warning", f"presets with cameras do not run here: {why}", "scripts/_setup render")
+    return Finding("ok", done.stdout.strip())
+
+
 def storage(site: Site) -> Finding:
     """Write, read and delete a file."""
     return reach(site.storage)
@@ -88,6 +98,7 @@ CHECKS: Sequence[Check[Site]] = (
     Check("libraries", libraries, ("machine",)),
     Check("python", python, ("machine",)),
     Check("planner", planner, ("machine",)),
+    Check("cameras", cameras, ("python",)),
     Check("storage", storage),
     Check("disk", disk, ("storage",)),
 )

@@ -180,7 +180,8 @@ def _found(image: str, storage: str, facts: Facts) -> Finding:
     """Return what a probe that ended well said."""
     said: dict[str, Any] = (facts.events[-1].model_extra or {}) if facts.events else {}
     versions: dict[str, str] = said.get("versions", {})
-    parts = [f"{name} {number}" for name, number in versions.items()] + list(filter(None, [said.get("devices")]))
+    parts = [f"{name} {number}" for name, number in versions.items()]
+    parts += filter(None, [said.get("devices"), said.get("renderer")])
     text = f"{image} starts and reaches {storage}; {', '.join(parts)}"
     here = version("pi05")
     if versions.get("pi05", here) != here:

@@ -275,7 +275,11 @@ class ClusterTarget:
 
     def _queue(self, job: Object) -> str:
         """Return what Kueue says of a Job that it holds back; empty when there is no Kueue."""
-        path = f"/apis/kueue.x-k8s.io/v1beta1/namespaces/{self.cluster.namespace}/workloads"
+        group = self.kubernetes.find("/apis/kueue.x-k8s.io")
+        if group is None:
+            return ""
+        version = group["preferredVersion"]["groupVersion"]
+        path = f"/apis/{version}/namespaces/{self.cluster.namespace}/workloads"
         found = self.kubernetes.find(path, labelSelector=f"kueue.x-k8s.io/job-uid={job['metadata']['uid']}")
         items: list[Object] = (found or {}).get("items", [])
         conditions: list[Object] = [c for item in items for c in item.get("status", {}).get("conditions", [])]

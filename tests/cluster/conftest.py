@@ -8,13 +8,15 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
-from tests.cluster.harness import binaries, controlplane, images, layout, machine, node, processes, services
+from tests.cluster.harness import binaries, controlplane, images, layout, machine, node, pki, processes, services
 from tests.cluster.harness import cluster as harness
 
 KINDS = ("demos", "train", "eval", "pipeline")
@@ -213,6 +215,16 @@ def site(cluster, namespace, built, tmp_path_factory) -> Site:
     return made
 
 
+def user(cluster: Cluster, name: str, group: str) -> Cluster:
+    """Return the cluster for a user of a group, whom the cluster's own CA vouches for."""
+    if not cluster.own:
+        pytest.skip("the CA of this cluster is not ours")
+    key = serialization.load_pem_private_key((pki.FOLDER / "ca.key").read_bytes(), None)
+    authority = pki.Authority(key, x509.load_pem_x509_certificate(pki.CA.read_bytes()))
+    pki.issue(authority, name, name, group)
+    return replace(cluster, kubeconfig=pki.kubeconfig(name))
+
+
 def until(what: str, fact: Callable[[], Any], seconds: float = 120.0, pause: float = 0.3) -> Any:
     """Return what `fact` returns, once that is true; fail when it does not become true in time."""
     end = time.monotonic() + seconds
@@ -236,10 +248,19 @@ def _settings(site: Site) -> dict[str, Any]:
 
 
 def _toml(name: str, table: dict[str, Any]) -> str:
-    """Return a table and the tables in it; JSON's words and numbers are TOML's."""
-    plain = [f"{key} = {json.dumps(value)}" for key, value in table.items() if not isinstance(value, dict)]
-    inner = [_toml(f"{name}.{key}", value) for key, value in table.items() if isinstance(value, dict)]
+    """Return a table and the tables in it."""
+    plain = [f"{json.dumps(key)} = {_value(value)}" for key, value in table.items() if not isinstance(value, dict)]
+    inner = [_toml(f"{name}.{json.dumps(key)}", value) for key, value in table.items() if isinstance(value, dict)]
     return "\n".join([f"[{name}]", *plain, "", *inner])
+
+
+def _value(value: Any) -> str:
+    """Return a value in TOML; words and numbers are JSON's."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_value(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return json.dumps(value)
 
 
 @contextlib.contextmanager

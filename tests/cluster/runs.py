@@ -11,6 +11,7 @@ import yaml
 from pi05 import tasks
 from pi05.config import Convention
 from pi05.data.dataset import Attempt, DatasetMeta, Demo, write
+from pi05.simulator import state_names
 from pi05.storage import Storage, connect
 from tests.cluster.conftest import Site, until
 
@@ -19,7 +20,8 @@ QUICK_XLA = (
     " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
 """Compiling takes longer than these few steps, so XLA is told not to optimise."""
-_STATE = 13
+_CONVENTION = Convention(cameras=(), state="joints_and_poses")
+_NAMES = state_names(tasks.find("pushcube"), _CONVENTION)
 _SMALL = {
     "train.steps": 20,
     "train.save_every": 10,
@@ -135,20 +137,19 @@ def put_dataset(site: Site, monkeypatch, folder: Path, task: str = "pushcube", *
 
 def _write_dataset(folder: Path, episodes: int = 6, steps: int = 90) -> None:
     random = np.random.default_rng(0)
-    states = random.normal(size=(episodes, steps, _STATE)).astype(np.float32)
+    states = random.normal(size=(episodes, steps, len(_NAMES))).astype(np.float32)
     actions = states[..., :8] + random.normal(size=(episodes, steps, 8), scale=0.1).astype(np.float32)
     meta = DatasetMeta(
         task="pushcube",
-        convention=Convention(cameras=(), state="joints_and_poses"),
+        convention=_CONVENTION,
         renderer="none",
         seeds=tuple(range(episodes)),
         attempts=tuple(Attempt(seed=seed, success=True, steps=steps, seconds=0.5) for seed in range(episodes)),
         versions={},
     )
     folder.mkdir()
-    names = tuple(f"number_{i}" for i in range(_STATE))
     demos = [Demo(seed, states[seed], actions[seed]) for seed in range(episodes)]
-    write(folder, tasks.find("pushcube"), names, demos, meta)
+    write(folder, tasks.find("pushcube"), _NAMES, demos, meta)
 
 
 def ended(process: "subprocess.Popen[str]", seconds: float = 120.0) -> tuple[int, str]:

@@ -8,13 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
 from pi05ctl.doctor.pods import KINDS
 from tests.cluster import runs
-from tests.cluster.conftest import Cluster, Site, until
-from tests.cluster.harness import pki
+from tests.cluster.conftest import Site, until, user
 from tests.cluster.runs import ended, small, status, submit, until_state
 
 PODS = [f"{kind} pod" for kind in KINDS]
@@ -54,16 +51,6 @@ def leftovers(site: Site) -> list[str]:
     while (left := names()) and time.monotonic() < end:
         time.sleep(0.5)
     return left
-
-
-def user(cluster: Cluster, name: str, group: str) -> Cluster:
-    """Return the cluster for a user of a group, whom the cluster's own CA vouches for."""
-    if not cluster.own:
-        pytest.skip("the CA of this cluster is not ours")
-    key = serialization.load_pem_private_key((pki.FOLDER / "ca.key").read_bytes(), None)
-    authority = pki.Authority(key, x509.load_pem_x509_certificate(pki.CA.read_bytes()))
-    pki.issue(authority, name, name, group)
-    return replace(cluster, kubeconfig=pki.kubeconfig(name))
 
 
 # ---- Nothing is missing ----------------------------------------------------------------------------------------------

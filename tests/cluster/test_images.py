@@ -30,8 +30,8 @@ def test_sim_has_the_simulator_and_the_planner(run, namespace, built):
     script = """python - <<'PYTHON'
 import importlib.util
 from pi05 import simulator
-from pi05.data import demos
-demos.check_planner("/opt/planner/bin/python")
+from pi05.data import pool
+pool.check_planner("/opt/planner/bin/python")
 print(sorted(simulator.versions()), importlib.util.find_spec("pi05.jobs.evaluate") is not None)
 PYTHON"""
     assert run(in_image(namespace, "sim", built["sim"], script)) == "['mani_skill', 'sapien'] True\n"

@@ -87,10 +87,10 @@ def test_no_words_are_a_call_for_help(capsys):
         "resume",
         "results",
         "report",
+        "plot",
         "doctor",
         "init",
         "gc",
-        "plot",
     ],
 )
 def test_every_command_has_help(capsys, name):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pi05 import vulkan
 from pi05.errors import ConfigError
 from pi05.storage import FileStorage
 from pi05ctl import cli
@@ -414,9 +415,12 @@ def prober(answering: Answering, **fields) -> pods.Prober:
     ("moments", "state", "text"),
     [
         (
-            [WAITING, complete(versions={"python": "3.11", "jax": "0.10"}, devices="8 x cpu")],
+            [
+                WAITING,
+                complete(versions={"python": "3.11", "jax": "0.1"}, devices="8 x cpu", renderer="lavapipe 25.0.7"),
+            ],
             "ok",
-            "r/sim:1 starts and reaches gs://bucket/x; python 3.11, jax 0.10, 8 x cpu",
+            "r/sim:1 starts and reaches gs://bucket/x; python 3.11, jax 0.1, 8 x cpu, lavapipe 25.0.7",
         ),
         ([complete(versions={"pi05": "9.9"})], "warning", "pi05 9.9; here is pi05 0.1.0"),
         ([broken({"exitCode": 64, "message": words("failed", message="no bucket")})], "missing", "r/sim:1: no bucket"),
@@ -515,7 +519,8 @@ def look(site: local.Site) -> dict[str, Finding]:
 
 def test_this_machine_has_what_tests_need(here):
     states = {name: finding.state for name, finding in look(here).items()}
-    assert states == {check.name: "ok" for check in local.CHECKS} | {"planner": "missing"}
+    rendering = {"cameras": "ok" if vulkan.cpu_driver() else "warning"}
+    assert states == {check.name: "ok" for check in local.CHECKS} | {"planner": "missing"} | rendering
     assert "planner_python" in look(here)["planner"].text
     assert look(here)["planner"].text.endswith("has no mplib")
 
@@ -533,6 +538,15 @@ def test_an_interpreter_that_is_none_is_named(here, tmp_path):
         assert text in look(replace(here, settings=settings))["python"].text
 
 
+def test_a_machine_that_cannot_render_is_warned_with_its_reason(here, tmp_path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\n[ "$1" != -m ] || { echo "no driver" >&2; exit 1; }\n')
+    python.chmod(0o755)
+    found = look(replace(here, settings=replace(here.settings, python=str(python))))["cameras"]
+    assert (found.state, found.text) == ("warning", "presets with cameras do not run here: no driver")
+    assert found.remedy == "scripts/_setup render"
+
+
 def test_a_bucket_is_no_place_for_this_machine(here):
     settings = replace(here.settings, storage="gs://bucket")
     assert "not in gs://bucket" in look(replace(here, settings=settings))["storage"].text
@@ -546,7 +560,7 @@ def test_the_command_says_what_is_missing_with_exit_code_3(capsys, tmp_path, mon
     assert cli.run(["doctor"]) == 3
     said = capsys.readouterr()
     assert "missing  planner      planner_python " in said.out
-    assert said.err == "pi05ctl: missing: planner (1 of 6 checks)\n"
+    assert said.err == "pi05ctl: missing: planner (1 of 7 checks)\n"
     assert cli.run(["doctor", "-o", "json"]) == 3
     rows = {row["check"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["machine"] == {"check": "machine", "state": "ok", "text": "Linux x86_64", "remedy": ""}

@@ -141,7 +141,9 @@ def test_impossible_values_are_refused_in_words(overrides, message):
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest():
-    with pytest.raises(UsageError, match="unknown preset 'tinny'; did you mean 'tiny'\\? There are tiny, micro, small"):
+    with pytest.raises(
+        UsageError, match="unknown preset 'tinny'; did you mean 'tiny'\\? There are tiny, micro, small, full"
+    ):
         resolve(RunSpec(kind="train", task="pushcube", preset="tinny"))
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections import namedtuple
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -211,7 +212,7 @@ def test_unused_caches_make_room_and_used_ones_stay(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Path:
+def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A small file system of its own, really full when it is full."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small file system")

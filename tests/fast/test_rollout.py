@@ -14,8 +14,8 @@ from pi05.results import Episode
 from tests.line import LIMIT, Line, Walker, ignore
 
 
-def station(environments: int, *, images: bool = False) -> Station:
-    return Station([Line() for _ in range(environments)], images)
+def station(environments: int) -> Station:
+    return Station([Line() for _ in range(environments)], False)
 
 
 def run(seeds: Sequence[int], actor: Walker, environments: int = 3, execute_steps: int = 4) -> list[Episode]:
@@ -64,11 +64,11 @@ def test_only_the_first_steps_of_a_chunk_are_executed() -> None:
 
 
 def test_images_are_rendered_when_the_policy_looks_and_not_otherwise() -> None:
-    blind, seeing, actor = station(2), station(2, images=True), Walker()
-    rollout(blind, Walker(), [0, 1], LIMIT, 4, ignore)
-    rollout(seeing, actor, [0, 1], LIMIT, 4, ignore)
-    assert [line.rendered for line in blind._environments] == [0, 0]
-    assert [line.rendered for line in seeing._environments] == [3, 3], "10 steps, of which 4 are executed at a time"
+    blind, seeing, actor = [Line(), Line()], [Line(), Line()], Walker()
+    rollout(Station(blind, False), Walker(), [0, 1], LIMIT, 4, ignore)
+    rollout(Station(seeing, True), actor, [0, 1], LIMIT, 4, ignore)
+    assert [line.rendered for line in blind] == [0, 0]
+    assert [line.rendered for line in seeing] == [3, 3], "10 steps, of which 4 are executed at a time"
     assert [image["base_camera"][:, 0, 0, 0].tolist() for image in actor.seen] == [[100, 101], [103, 103], [103, 103]]
 
 

@@ -16,6 +16,7 @@ from pi05 import tasks
 from pi05.config import Convention
 from pi05.data import dataset as datasets
 from pi05.events import Event, parse
+from pi05.simulator import state_names
 from pi05.storage import RunPaths, connect
 from pi05.storage.gcs import GcsStorage
 from pi05.training import checkpoint
@@ -25,6 +26,8 @@ ROOT = Path(__file__).parents[2]
 PATHS = RunPaths("train-pushcube-222222")
 DATASET = "datasets/pushcube/222222"
 STEPS, SAVE, KEEP = 60, 10, 20
+CONVENTION = Convention(cameras=(), state="joints_and_poses")
+NAMES = state_names(tasks.find("pushcube"), CONVENTION)
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +36,21 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     random = np.random.default_rng(0)
     demos = [
         datasets.Demo(
-            seed, random.normal(size=(12, 13)).astype(np.float32), random.normal(size=(12, 8)).astype(np.float32)
+            seed,
+            random.normal(size=(12, len(NAMES))).astype(np.float32),
+            random.normal(size=(12, 8)).astype(np.float32),
         )
         for seed in range(4)
     ]
     meta = datasets.DatasetMeta(
         task="pushcube",
-        convention=Convention(cameras=(), state="joints_and_poses"),
+        convention=CONVENTION,
         renderer="none",
         seeds=tuple(range(4)),
         attempts=(),
         versions={},
     )
-    datasets.write(folder, tasks.find("pushcube"), tuple(f"s{i}" for i in range(13)), demos, meta)
+    datasets.write(folder, tasks.find("pushcube"), NAMES, demos, meta)
     return folder
 
 

@@ -13,6 +13,9 @@ from pi05.training import step
 from tests.parity.conftest import Golden
 
 F32, BF16, TRAINED = 1e-5, 2e-2, 1e-4
+TRAINED_NORM = 2e-4
+"""Ten steps amplify rounding, in gradients most: the same code is off by 8.6e-5 on one processor (Intel) and by 1.1e-4
+on another (AMD). The first gradient is held leaf by leaf to F32 below."""
 
 
 def relative(found: jax.Array | np.ndarray, wanted: np.ndarray) -> float:
@@ -122,7 +125,7 @@ def test_ten_training_steps(golden: Golden) -> None:
         noise, time = golden.inputs["train_noise"][i : i + 1], golden.inputs["train_time"][i : i + 1]
         state, metrics = update(state, batch, noise, time)
         assert relative(metrics["loss"], golden.outputs["train_loss"][i]) < TRAINED, f"loss of step {i}"
-        assert relative(metrics["grad_norm"], golden.outputs["train_grad_norm"][i]) < TRAINED, f"norm of step {i}"
+        assert relative(metrics["grad_norm"], golden.outputs["train_grad_norm"][i]) < TRAINED_NORM, f"norm of step {i}"
     assert state.ema is not None
     for path in _with_a_gradient(golden):
         _check_sum(state.params[path], golden.outputs[f"final_param_sum/{path}"], path)

@@ -65,10 +65,12 @@ def test_the_oracle_solves_what_was_filmed(trained: FileStorage) -> None:
     assert [episode.success_at_end for episode in result.episodes] == [True, True]
     film = f"runs/{job.run}/results/videos"
     assert trained.children(film) == ["0.mp4"]
-    with av.open(io.BytesIO(trained.read(f"{film}/0.mp4"))) as file:
+    with av.open(io.BytesIO(trained.read(f"{film}/0.mp4")), mode="r") as file:
         frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
         rate = file.streams.video[0].average_rate
-    shown = min(result.episodes[0].first_success_step + 20, 90)
+    solved = result.episodes[0].first_success_step
+    assert solved is not None
+    shown = min(solved + 20, 90)
     assert (len(frames), rate) == (1 + -(-shown // videos.FRAME_STEPS), 10)
     assert frames[0].shape == (230, 448, 3)
     bar = frames[-1][-3, 224].astype(int)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet
@@ -152,7 +153,8 @@ def test_a_recording_that_does_not_replay_is_left_out(recorded: Path, tmp_path: 
     for file in (recorded, recorded.with_suffix(".json")):
         shutil.copy(file, tmp_path)
     with h5py.File(tmp_path / "trajectory.h5", "r+") as file:
-        file["traj_1/actions"][20:, 0] += 0.3
+        actions: Any = file["traj_1/actions"]
+        actions[20:, 0] += 0.3
         del file["traj_0/env_states"]  # older files have none
     job = source_job(tmp_path, tmp_path / "trajectory.h5", count=3)
     make_demos(job, context(job))

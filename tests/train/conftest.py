@@ -54,6 +54,7 @@ TRAIN = TrainConfig(
     patience=0,
 )
 CONVENTION = Convention(cameras=(), state="joints_and_poses")
+NAMES = state_names(find("pushcube"), CONVENTION)
 
 
 def make_dataset(episodes: int = 6, steps: int = 30) -> Dataset:
@@ -67,9 +68,9 @@ def make_dataset(episodes: int = 6, steps: int = 30) -> Dataset:
         attempts=(),
         versions={},
     )
-    states = random.normal(size=(rows, 13)).astype(np.float32)
+    states = random.normal(size=(rows, len(NAMES))).astype(np.float32)
     actions = states[:, :8] + random.normal(size=(rows, 8), scale=0.1).astype(np.float32)
-    return Dataset(meta, states, actions, np.arange(0, rows + 1, steps), state_names(find("pushcube"), CONVENTION))
+    return Dataset(meta, states, actions, np.arange(0, rows + 1, steps), NAMES)
 
 
 @dataclass

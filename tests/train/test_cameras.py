@@ -1,6 +1,7 @@
 """The whole train job on datasets with images: decode once, resume exactly, mix tasks, and refuse what has changed."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from pi05.config import Convention, Share, TrainJob
 from pi05.data import frames
 from pi05.errors import ConfigError, DataError
-from pi05.events import parse
+from pi05.events import Event, parse
 from pi05.jobs.runtime import Context, Stopped
 from pi05.jobs.train import train
 from pi05.policy import Policy
@@ -53,7 +54,7 @@ class Around(Context):
         self._stop_after, self._step = stop_after, 0
         emit = self.events.emit
 
-        def count(kind: str, **fields: object) -> object:
+        def count(kind: str, **fields: Any) -> Event:
             if fields.get("unit") == "steps":
                 self._step = fields["step"]
             return emit(kind, **fields)
@@ -109,7 +110,7 @@ def test_a_dataset_that_changes_while_training_is_refused_before_a_checkpoint_of
     fresh = Around(storage, "train-pushcube-9")
     emit = fresh.events.emit
 
-    def swap(kind: str, **fields: object) -> object:
+    def swap(kind: str, **fields: Any) -> Event:
         if fields.get("unit") == "steps" and fields["step"] == 1:
             storage.delete(PUSH)
             publish(storage, PUSH, "pushcube", CONVENTION)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from pi05 import tasks
-from pi05.config import TrainJob
+from pi05.config import Convention, TrainJob
 from pi05.data import dataset as datasets
 from pi05.data.batches import Loader
 from pi05.data.dataset import Attempt, Demo
@@ -26,6 +26,7 @@ from pi05.model import weights
 from pi05.storage import FileStorage, RunPaths
 from pi05.training import checkpoint, processes
 from pi05.training.processes import STOP_EVERY, Company
+from tests.recorded import publish
 from tests.train.conftest import CONVENTION, GEMMA, MODEL, TRAIN, make_dataset, make_training
 
 pytestmark = pytest.mark.timeout(900)  # two processes compile at the same time, on whatever cores there are
@@ -206,6 +207,27 @@ def test_two_processes_go_on_from_what_one_has_saved(bench: Bench, whole: tuple[
         np.testing.assert_allclose(array, other[path], rtol=1e-3, atol=1e-5)
 
 
+def test_two_processes_that_see_share_a_cache_and_train_what_one_trains(bench: Bench, tmp_path: Path) -> None:
+    convention = Convention(image_size=40)
+    publish(bench.storage, "datasets/pushcube/seen", "pushcube", convention)
+    job = TrainJob.model_validate_json(bench.job(**SHORT).read_bytes()).model_copy(
+        update={
+            "convention": convention,
+            "dataset": "datasets/pushcube/seen",
+            "model": SMALL_MODEL.model_copy(update={"image_size": 28}),
+        }
+    )
+    path = tmp_path / "seeing.json"
+    path.write_text(job.model_dump_json())
+    first, second = bench.pair(path)
+    assert (first.code(), second.code()) == (0, 0), first.said + second.said
+    decoded = {event.step for event in (*first.events, *second.events) if event.unit == "frames"}
+    assert 120 in decoded  # by whichever came first; the other found them
+    bench.storage.delete(RUN.root)
+    together, alone = first.losses, bench.alone(path).losses
+    np.testing.assert_allclose(list(together.values()), list(alone.values()), rtol=1e-4)
+
+
 def test_a_signal_to_one_stops_both_after_a_save_and_a_dead_one_ends_the_other(bench: Bench) -> None:
     job = bench.job(**ENDLESS)
     first, second = bench.pair(job)
@@ -262,6 +284,8 @@ try:
             raise DataError("a file here is damaged")
         if what == "waits":
             wait_for_all()
+        if what == "hangs":
+            time.sleep(600)
 except JobError as error:
     print("ERROR", error, flush=True)
     sys.exit(error.exit_code)
@@ -313,13 +337,13 @@ def test_one_that_fails_alone_keeps_its_code_and_ends_the_other(bench: Bench) ->
     waits, fails = company(bench, 0, where, "waits"), company(bench, 1, where, "fails")
     assert fails.code() == 65, fails.said
     assert waits.code() == 75, waits.said
-    assert "LOST process 0 has lost the others" in waits.said
+    assert "process 0 has lost the others" in waits.said  # said by XLA's abort or by a collective, whichever is first
     assert "LOST" not in fails.said
 
 
 def test_one_that_was_restarted_before_anybody_noticed_ends_with_the_others(bench: Bench) -> None:
     where = address()
-    waits, killed = company(bench, 0, where, "waits"), company(bench, 1, where, "waits")
+    waits, killed = company(bench, 0, where, "waits"), company(bench, 1, where, "hangs")
     bench.until(lambda: "met" in killed.said or killed.popen.poll() is not None)
     killed.popen.kill()
     again = company(bench, 1, where, patience=20)
@@ -331,10 +355,8 @@ def test_one_that_was_restarted_before_anybody_noticed_ends_with_the_others(benc
 
 
 def test_a_part_of_a_batch_is_those_rows_of_the_whole() -> None:
-    loader = make_training().loader
-    whole, part = (
-        Loader(loader.sources, loader.recipe, 8, 0, 0.02, rows).batch(5) for rows in (slice(None), slice(2, 6))
-    )
+    made = make_training().loader
+    whole, part = (Loader(made.sources, made.recipe, 8, 0, 0.02, rows).batch(5) for rows in (slice(None), slice(2, 6)))
     pairs = zip(jax.tree.leaves((whole.observation, whole.actions, whole.real)), strict=False)
     wanted = [array[2:6] for (array,) in pairs]
     found = jax.tree.leaves((part.observation, part.actions, part.real))

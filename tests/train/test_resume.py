@@ -99,7 +99,7 @@ def test_the_policy_reads_the_averaged_weights(whole: tuple[TrainState, Around])
     assert together.shape == (3, 4, 8)
     np.testing.assert_allclose(policy.act([9], 0, states[2:], {}), together[2:], rtol=1e-5, atol=1e-6)
     assert not np.allclose(policy.act([7, 8, 9], 1, states, {}), together)
-    with pytest.raises(DataError, match="states of 13 numbers, given 8"):
+    with pytest.raises(DataError, match="states of 16 numbers, given 8"):
         policy.act([7], 0, states[:1, :8], {})
 
 
