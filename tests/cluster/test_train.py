@@ -102,7 +102,7 @@ def test_an_api_server_that_restarts_is_waited_for(site, long):
     assert gone.returncode == 3
     assert "cannot be reached" in gone.stderr or "unreachable" in gone.stderr
     site.cluster.start("apiserver")
-    assert status(site, long)["state"] == "Running"
+    until_state(site, long, "Running", seconds=60)
     assert runs.ended(waiting)[0] == 124
 
 

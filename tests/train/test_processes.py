@@ -207,7 +207,7 @@ def test_two_processes_go_on_from_what_one_has_saved(bench: Bench, whole: tuple[
         np.testing.assert_allclose(array, other[path], rtol=1e-3, atol=1e-5)
 
 
-def test_two_processes_that_see_share_a_cache_and_train_what_one_trains(bench: Bench, tmp_path: Path) -> None:
+def test_two_processes_that_see_train_what_one_trains(bench: Bench, tmp_path: Path) -> None:
     convention = Convention(image_size=40)
     publish(bench.storage, "datasets/pushcube/seen", "pushcube", convention)
     job = TrainJob.model_validate_json(bench.job(**SHORT).read_bytes()).model_copy(
@@ -221,8 +221,6 @@ def test_two_processes_that_see_share_a_cache_and_train_what_one_trains(bench: B
     path.write_text(job.model_dump_json())
     first, second = bench.pair(path)
     assert (first.code(), second.code()) == (0, 0), first.said + second.said
-    decoded = {event.step for event in (*first.events, *second.events) if event.unit == "frames"}
-    assert 120 in decoded  # by whichever came first; the other found them
     bench.storage.delete(RUN.root)
     together, alone = first.losses, bench.alone(path).losses
     np.testing.assert_allclose(list(together.values()), list(alone.values()), rtol=1e-4)
