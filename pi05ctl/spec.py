@@ -151,7 +151,7 @@ def format_value(value: JsonValue) -> str:
         return "none"
     if isinstance(value, str) and parse_value(value) == value and value == value.strip():
         return value
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # which JSON has as it is, and TOML not
 
 
 def _unquoted(text: str) -> JsonValue:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pi05.config import load_job
+from pi05.config import DemosJob, load_job
 from pi05.storage import FileStorage, RunPaths
 from pi05ctl import cli
 from pi05ctl.render import render
@@ -213,6 +213,30 @@ def test_of_takes_the_options_of_the_training_run(capsys, here):
     assert (code, "is a train run of pushcube" in err) == (2, True)
     code, _, err = command(capsys, "render", "eval", "pushcube", "--of", train, "--preset", "full")
     assert (code, "was trained with --preset tiny" in err) == (2, True)
+
+
+def test_a_training_on_two_tasks_is_evaluated_on_each_with_its_own_dataset(capsys, here):
+    mix = {"train.mix": ["pullcube"]}
+    train = put(here, spec("train", overrides=mix), created=1)
+    for task in ("pushcube", "pullcube"):
+        _, out, _ = command(capsys, "render", "eval", task, "--of", train)
+        job = json.loads(out)
+        assert (job["train_run"], job["dataset"].split("/")[1]) == (train, task)
+    code, _, err = command(capsys, "render", "eval", "pickcube", "--of", train)
+    assert (code, "is a train run of pushcube and pullcube, not the training of pickcube" in err) == (2, True)
+
+
+def test_the_dataset_that_a_mix_lacks_is_named_with_the_command_that_makes_it(capsys, here):
+    storage = FileStorage((here / "pi05-data").as_uri())
+    own = render(spec("demos"), Settings(storage.url, "python", "python")).job
+    assert isinstance(own, DemosJob)
+    with storage.stage(own.dataset):
+        pass
+    for kind in ("train", "pipeline"):
+        code, _, err = command(capsys, "submit", kind, "pushcube", "--set", "train.mix=[pullcube]")
+        assert code == 2
+        assert "there is no dataset datasets/pullcube/" in err
+        assert "make it: pi05ctl submit demos pullcube" in err
 
 
 def test_a_damaged_run_does_not_hide_the_others(capsys, here):

@@ -166,5 +166,32 @@ def test_a_moved_job_keeps_its_identity():
 def test_job_json_shows_every_option():
     content = json.loads(render(spec("train"), SETTINGS).job_json)
     assert content["train"]["optimizer"]["decay_steps"] == 2400
-    demos = json.loads(render(spec("demos"), SETTINGS).job_json)["demos"]
-    assert [name for name, value in demos.items() if value is None] == ["source"], "planned, not from recordings"
+    assert None not in json.loads(render(spec("demos"), SETTINGS).job_json)["demos"].values()
+
+
+def test_tasks_are_mixed_with_the_datasets_that_are_theirs_alone():
+    mixed = render(spec("train", preset="micro", overrides={"train.mix": ["pullcube", "pickcube:0.5"]}), SETTINGS).job
+    assert isinstance(mixed, TrainJob)
+    alone = [render(spec("demos", task, "micro"), SETTINGS).job for task in ("pushcube", "pullcube", "pickcube")]
+    assert [share.dataset for share in mixed.shares] == [job.dataset for job in alone if isinstance(job, DemosJob)]
+    assert [(share.task, share.weight) for share in mixed.shares] == [
+        ("pushcube", 1),
+        ("pullcube", 1),
+        ("pickcube", 0.5),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("mix", "words"),
+    [
+        (["pulcube"], "unknown task 'pulcube'; did you mean 'pullcube'?"),
+        (["pullcube:x"], "'pullcube:x' is not task or task:weight with a weight of 0.001 or more; use pullcube:0.5"),
+        (["pullcube:0"], "'pullcube:0' is not task or task:weight"),
+        (["pullcube", "pullcube:2"], "pullcube is named twice; give it one weight"),
+        (["pushcube"], "train.mix names pushcube, which is the run's own task and has weight 1; leave it out"),
+    ],
+)
+def test_an_impossible_mix_is_refused(mix, words):
+    with pytest.raises(UsageError) as error:
+        render(spec("train", preset="micro", overrides={"train.mix": mix}), SETTINGS)
+    assert words in str(error.value)
