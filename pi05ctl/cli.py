@@ -3,6 +3,7 @@
 stdout is for data, stderr for people. Imports inside functions are on purpose: `--help` loads no pydantic and no rich.
 """
 
+import gc
 import os
 import shutil
 import sys
@@ -310,6 +311,7 @@ app.add_typer(cli_artefacts.checkpoints, name="checkpoints")
 
 def main() -> None:
     """Run the command line: every foreseen error is one line on stderr and an exit code."""
+    gc.set_threshold(100_000)  # what makes a table of many runs stays until the end: looking for garbage is in vain
     sys.exit(run(sys.argv[1:]))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pi05 import tasks
 from pi05.errors import nearest
-from pi05.storage import RunPaths, connect
+from pi05.storage import RunPaths, Storage, connect
 from pi05ctl import inputs, results, status
 from pi05ctl.errors import UsageError, unknown
 from pi05ctl.follow import Look
@@ -55,7 +55,11 @@ class Controller:
     def __init__(self, settings: Settings, target: str | None = None, clock: Callable[[], float] = time.time) -> None:
         self.settings, self._clock = settings, clock
         self.target = _connect(settings, _target(target or settings.target), clock)
-        self.storage = self.target.storage
+
+    @property
+    def storage(self) -> Storage:
+        """Where runs live."""
+        return self.target.storage
 
     def render(self, request: Request) -> list[Rendered]:
         """Return the runs that a request names; refuse words that mean nothing, with the nearest that do."""

@@ -43,12 +43,14 @@ PATIENCE = 30.0
 _TIMEOUT = (10, 60)
 """Seconds to connect, and between two bytes of an answer."""
 
+_ANEW = 2
+"""How often an upload that arrived damaged is made anew before that is an error."""
+
 _UNREACHABLE = (
     api.RetryError,
     api.ServerError,
     api.TooManyRequests,
     auth.TransportError,
-    DataCorruption,
     RequestException,
     ConnectionError,
     TimeoutError,
@@ -61,6 +63,10 @@ _LOGIN = "gcloud auth application-default login"
 
 class Missing(DataError):
     """There is no such object."""
+
+
+class Damaged(Unreachable):
+    """The bytes that arrived are not those that were sent."""
 
 
 class Conflict(TemporaryError):
@@ -160,8 +166,15 @@ class Bucket:
     def write_file(self, name: str, path: Path, crc32c: str) -> None:
         """Upload a file; the service refuses it when its bytes do not have the checksum.
 
-        A file larger than PART goes in an upload that is resumed after a failure.
+        A file larger than PART goes in an upload that is resumed after a failure. What arrives damaged, because an
+        upload was resumed at another byte than the service had come to, is sent anew from the start.
         """
+        for _ in range(_ANEW):
+            with contextlib.suppress(Damaged):
+                return self._write_file(name, path, crc32c)
+        return self._write_file(name, path, crc32c)
+
+    def _write_file(self, name: str, path: Path, crc32c: str) -> None:
         with self._errors(f"write {name}"):
             large = path.stat().st_size > PART
             blob = self._bucket().blob(name, chunk_size=PART if large else None)
@@ -260,8 +273,10 @@ class Bucket:
         except (auth.DefaultCredentialsError, auth.RefreshError) as error:
             raise _credentials(where, action, error) from error
         except api.BadRequest as error:
-            kind = Unreachable if "crc32c" in _message(error).lower() else ConfigError  # damaged on the way: again
+            kind = Damaged if "crc32c" in _message(error).lower() else ConfigError
             raise kind(f"{where}: could not {action}: {_message(error)}") from error
+        except DataCorruption as error:
+            raise Damaged(f"{where}: could not {action}: {_message(error)}; try again") from error
         except _UNREACHABLE as error:
             raise Unreachable(
                 f"{where}: could not {action} for {self._patience:.0f} s: {_message(error)}; "

@@ -5,6 +5,7 @@ Submissions of one run are one after the other by a lease there, so that nothing
 """
 
 import functools
+import itertools
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 from pi05.errors import JobError
 from pi05.events import Event, parse
-from pi05.storage import RunPaths, connect
+from pi05.storage import RunPaths, Storage, connect
 from pi05ctl import inputs
 from pi05ctl.errors import NameTaken, TargetError, UsageError
 from pi05ctl.facts import ABSENT, Facts, Object, observe
@@ -32,7 +33,9 @@ from pi05ctl.targets.records import Records
 from pi05ctl.targets.target import Submission
 from pi05ctl.values import chart_values
 
-_TAIL_OF_ONE, _TAIL_OF_MANY = 200, 40
+T = TypeVar("T")
+
+_TAIL_OF_ONE, _TAIL_OF_MANY = 200, 24
 """Lines of a pod's log that a look at one run reads, and a table of all runs."""
 _WAIT_FOR_END = 60.0
 """Seconds beyond its grace period after which a run that does not end is given up."""
@@ -56,11 +59,19 @@ class ClusterTarget:
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.cluster, self.storage = cluster, connect(cluster.storage)
+        self.cluster = cluster
         self.kubernetes = Kubernetes(cluster.context, cluster.namespace)
         self.helm = Helm(cluster.context, cluster.namespace)
-        self._records = Records(self.storage)
         self._clock, self._sleep = clock, sleep
+
+    @property
+    def storage(self) -> Storage:
+        """Where runs live; connected when it is needed, because loading the client of a bucket takes a while."""
+        return self._records.storage
+
+    @functools.cached_property
+    def _records(self) -> Records:
+        return Records(connect(self.cluster.storage))
 
     def runs(self) -> list[str]:
         """Return the names of all runs."""
@@ -114,30 +125,49 @@ class ClusterTarget:
         files = self._records.files(run)
         if RunPaths(run).spec not in files:
             return None
-        jobs = {_run(job): job for job in self.kubernetes.jobs(run)}
-        pods = {run: self.kubernetes.pods(run)}
-        return self._together(files, jobs, pods, [run], _TAIL_OF_ONE)[0][0]
+        jobs = self.kubernetes.jobs(run)
+        job = jobs[0] if jobs else None
+        facts = self._facts(job, self.kubernetes.pods(run))
+        printed = self._printed({run: facts}, _TAIL_OF_ONE).get(run, [])
+        return self._snapshot(run, files, job, facts, printed)
 
     def snapshots(self) -> tuple[list[Snapshot], list[str]]:
-        """Return what is known of every run now, and complaints about those that cannot be read."""
-        with ThreadPoolExecutor() as pool:  # the API server and the bucket are asked at the same time
-            asked_pods = pool.submit(self.kubernetes.pods, fields="status.phase!=Succeeded")
-            asked_jobs = pool.submit(self.kubernetes.jobs)
-            files, problems = self._all_files()
-        jobs = {_run(job): job for job in asked_jobs.result()}
-        pods: dict[str, list[Object]] = {}
-        for pod in asked_pods.result():
-            pods.setdefault(_run(pod), []).append(pod)
-        runs = sorted({key.split("/")[1] for key in files if key.endswith("/run.json")} | jobs.keys())
-        found, damaged = self._together(files, jobs, pods, runs, _TAIL_OF_MANY)
-        return found, problems + damaged
+        """Return what is known of every run now, and complaints about those that cannot be read.
 
-    def _all_files(self) -> tuple[dict[str, bytes], list[str]]:
-        """Return the records of all runs; a complaint instead when the bucket cannot be read."""
-        try:
-            return self._records.all_files(), []
-        except JobError as error:
-            return {}, [f"{error} (shown is what the cluster alone knows)"]
+        The API server and the bucket are asked at the same time. What the pods of a run print is newer than what they
+        last wrote to the bucket; where all of them print, that is not read, nor whether somebody cancels the run.
+        """
+        problems: list[str] = []
+        self.kubernetes.load()
+        with ThreadPoolExecutor() as pool:
+            asked_facts = pool.submit(self._all_facts)
+            asked_printed = pool.submit(lambda: self._printed(asked_facts.result()[1], _TAIL_OF_MANY))
+            files, others = _or_complain(lambda: self._records.all_asked(), ({}, []), problems)
+            jobs, facts = asked_facts.result()
+            whole = {run for run in others if run in jobs and _all_print(jobs[run], facts[run])}
+            silent = [run for run in others if run not in whole]
+            files |= _or_complain(lambda: self._records.last_words(silent), {}, problems)
+            printed = asked_printed.result()
+        mute = [run for run in whole if not all(printed[run])]
+        files |= _or_complain(lambda: self._records.last_words(mute), {}, problems)
+        own = records.by_run(files)
+        self._records.keep(own, others)
+        found: list[Snapshot] = []
+        for run in sorted(jobs.keys() | {run for run, keys in own.items() if RunPaths(run).spec in keys}):
+            fact = facts.get(run, ABSENT)
+            try:
+                found.append(self._snapshot(run, own.get(run, {}), jobs.get(run), fact, printed.get(run, ())))
+            except TargetError as error:
+                problems.append(str(error))
+        return found, problems
+
+    def _all_facts(self) -> tuple[dict[str, Object], dict[str, Facts]]:
+        """Return the Jobs of all runs and what the cluster says of each run that it knows. Done pods have no part."""
+        with ThreadPoolExecutor() as pool:
+            asked_pods = pool.submit(self.kubernetes.pods, fields="status.phase!=Succeeded")
+            jobs = {_run(job): job for job in self.kubernetes.jobs()}
+        pods = _by_run(asked_pods.result())
+        return jobs, {run: self._facts(jobs.get(run), pods.get(run, ())) for run in jobs.keys() | pods.keys()}
 
     def alive(self, run: str) -> bool:
         """Return whether something of the run still works."""
@@ -222,30 +252,15 @@ class ClusterTarget:
                 )
             self._sleep(0.5)
 
-    def _together(
-        self,
-        files: Mapping[str, bytes],
-        jobs: Mapping[str, Object],
-        pods: Mapping[str, Sequence[Object]],
-        runs: Sequence[str],
-        tail: int,
-    ) -> tuple[list[Snapshot], list[str]]:
-        """Return the snapshots of runs, and complaints; the logs of all pods that run are read in parallel."""
-        facts = {run: self._facts(jobs.get(run), pods.get(run, ())) for run in runs}
-        events = self._events(facts, tail)
-        found: list[Snapshot] = []
-        damaged: list[str] = []
-        for run in runs:
-            try:
-                found.append(self._snapshot(run, files, jobs.get(run), facts[run], events.get(run, ())))
-            except TargetError as error:
-                damaged.append(str(error))
-        return found, damaged
-
     def _snapshot(
-        self, run: str, files: Mapping[str, bytes], job: Object | None, facts: Facts, events: Sequence[Event]
+        self,
+        run: str,
+        files: Mapping[str, bytes],
+        job: Object | None,
+        facts: Facts,
+        printed: Sequence[Sequence[Event]],
     ) -> Snapshot:
-        """Return one run's snapshot; without its record, the Job's labels have to do."""
+        """Return one run's snapshot from its own files; without its record, the Job's labels have to do."""
         data = files.get(RunPaths(run).spec)
         record = self._records.parse(run, data) if data is not None else None
         if record is None and job is None:
@@ -258,8 +273,8 @@ class ClusterTarget:
             train_run=record.train_run if record else None,
             facts=facts,
             cancelled=records.cancelled(files, run),
-            verdicts=records.verdicts(files, run),
-            events=tuple(sorted((*facts.events, *events), key=lambda event: event.time)),
+            verdicts=records.verdicts(files),
+            events=tuple(sorted(itertools.chain(facts.events, *printed), key=lambda event: event.time)),
         )
 
     def _facts(self, job: Object | None, pods: Sequence[Object]) -> Facts:
@@ -286,14 +301,14 @@ class ClusterTarget:
         held = [c["message"] for c in conditions if c["type"] == "QuotaReserved" and c["status"] == "False"]
         return f"Kueue: {held[-1]}" if held else ""
 
-    def _events(self, facts: Mapping[str, Facts], tail: int) -> dict[str, list[Event]]:
-        """Return the latest events in the logs of all pods that print something now."""
+    def _printed(self, facts: Mapping[str, Facts], tail: int) -> dict[str, list[list[Event]]]:
+        """Return the latest events in the log of each pod that prints something now; the logs are read in parallel."""
         wanted = [(run, pod) for run, seen in facts.items() for pod in seen.pods]
         answers = self.kubernetes.together([self.kubernetes.log_request(pod, tailLines=tail) for _, pod in wanted])
-        found: dict[str, list[Event]] = {}
+        found: dict[str, list[list[Event]]] = {}
         for (run, _), answer in zip(wanted, answers, strict=True):
             lines = (answer or b"").decode(errors="replace").splitlines()
-            found.setdefault(run, []).extend(event for line in lines if (event := parse(line)) is not None)
+            found.setdefault(run, []).append([event for line in lines if (event := parse(line)) is not None])
         return found
 
 
@@ -320,6 +335,28 @@ def cluster_of(job: PipelineJob) -> Cluster:
 
 def _run(obj: Object) -> str:
     return str(obj["metadata"].get("labels", {}).get(RUN_LABEL, ""))
+
+
+def _by_run(pods: Sequence[Object]) -> dict[str, list[Object]]:
+    """Return pods by their run."""
+    found: dict[str, list[Object]] = {}
+    for pod in pods:
+        found.setdefault(_run(pod), []).append(pod)
+    return found
+
+
+def _all_print(job: Object, facts: Facts) -> bool:
+    """Return whether every pod that a Job wants prints something now."""
+    return facts.phase == "running" and len(facts.pods) == int(job["spec"].get("completions") or 1)
+
+
+def _or_complain(read: Callable[[], T], nothing: T, problems: list[str]) -> T:
+    """Return what was read of the bucket; nothing, and a complaint, when it cannot be read."""
+    try:
+        return read()
+    except JobError as error:
+        problems.append(f"{error} (shown is what the cluster alone knows)")
+        return nothing
 
 
 def _spec(job: Object) -> RunSpec:

@@ -4,6 +4,7 @@ The official client brings credentials (kubeconfig, plugins, a pod's own account
 JSON that the server sent, because turning ten thousand pods into Python classes takes longer than the whole command.
 """
 
+import importlib
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
+
+from pydantic_core import from_json
 
 from pi05ctl.targets.refusals import Place, explain
 
@@ -49,6 +52,11 @@ class Kubernetes:
     def namespace(self) -> str:
         """Where runs live."""
         return self.place.namespace
+
+    def load(self) -> None:
+        """Import the official client now; otherwise the first request does. (Threads that import get in their way.)"""
+        for name in ("kubernetes.config", "kubernetes.client.api_client"):
+            importlib.import_module(name)
 
     def version(self) -> str:
         """Return the server's version, `v1.34.4`."""
@@ -148,7 +156,7 @@ class Kubernetes:
     def _list(self, api: str, resource: str, query: Mapping[str, Any]) -> list[Object]:
         """Return objects from the server's watch cache, which is current and costs etcd nothing."""
         answer = self._checked("GET", self._path(api, resource), {**query, "resourceVersion": "0"})
-        return cast("list[Object]", json.loads(answer)["items"])
+        return cast("list[Object]", from_json(answer)["items"])
 
     def _path(self, api: str, resource: str) -> str:
         prefix = "/api/v1" if api == "v1" else f"/apis/{api}"

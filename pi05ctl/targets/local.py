@@ -115,7 +115,7 @@ class LocalTarget:
             alive=alive,
             process=self._process(run),
             cancelled=records.cancelled(files, run),
-            verdicts=records.verdicts(files, run),
+            verdicts=records.verdicts(files),
             events=events,
             last_line=last_line,
         )

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -21,8 +21,6 @@ from pi05ctl.render import PipelineJob, Rendered, moved, to_json
 from pi05ctl.spec import RunSpec
 from pi05ctl.status import finished
 
-_NAMES = ("run.json", "status.json", "cancel.json")
-"""What a table of all runs needs to read of each, beside the status.json of its shards."""
 _IN_SHARDS = ("demos-", "eval-")
 _POLL = 0.05
 _LOCK_PATIENCE = 90.0
@@ -78,21 +76,35 @@ class Records:
 
     def files(self, *runs: str) -> dict[str, bytes]:
         """Return what runs have of run.json, cancel.json and status.json, their own or their shards', by key."""
-        keys = [f"{RunPaths(run).root}/{name}" for run in runs for name in _NAMES]
-        firsts = {run: RunPaths(run, shard=0).status for run in runs if run.startswith(_IN_SHARDS)}
-        found = self.storage.read_all([*keys, *firsts.values()])
-        others = [key for run, first in firsts.items() if first in found for key in _other_shards(run, found[first])]
-        return found | self.storage.read_all(others)
+        return self.asked(runs) | self.last_words(runs)
 
-    def all_files(self) -> dict[str, bytes]:
-        """Return the files of every run. Those of a run that is done are read once and then kept on this machine."""
-        runs = self.storage.children("runs")
+    def asked(self, runs: Iterable[str]) -> dict[str, bytes]:
+        """Return run.json of those runs that have one, by key."""
+        return self.storage.read_all(RunPaths(run).spec for run in runs)
+
+    def last_words(self, runs: Sequence[str]) -> dict[str, bytes]:
+        """Return what runs have of cancel.json and status.json, their own or their shards', by key."""
+        firsts = {run: RunPaths(run, shard=0).status for run in runs if run.startswith(_IN_SHARDS)}
+        others = [key for run in runs for key in (RunPaths(run).status, cancel_key(run))]
+        found = self.storage.read_all([*others, *firsts.values()])
+        more = [key for run, first in firsts.items() if first in found for key in _other_shards(run, found[first])]
+        return found | self.storage.read_all(more)
+
+    def all_asked(self) -> tuple[dict[str, bytes], list[str]]:
+        """Return everything of the runs that are done, and run.json of the others, with their names.
+
+        The files of a run that is done are read once (see `keep`) and then kept on this machine.
+        """
+        runs = set(self.storage.children("runs"))
         done = {run: files for run, files in self._done.load().items() if run in runs}
-        found = self.files(*(run for run in runs if run not in done))
-        new = {run: own for run, own in _by_run(found).items() if finished(verdicts(own, run))}
+        others = sorted(runs - done.keys())
+        return {key: data for own in done.values() for key, data in own.items()} | self.asked(others), others
+
+    def keep(self, files: Mapping[str, Mapping[str, bytes]], others: Iterable[str]) -> None:
+        """Keep the files (by run and key) of runs that are done on this machine; `others` were not when last seen."""
+        new = {run for run in others if finished(verdicts(files.get(run, {})))}
         if new:
-            self._done.save(done | new)
-        return {key: data for own in done.values() for key, data in own.items()} | found
+            self._done.save({run: own for run, own in files.items() if run in new or run not in others})
 
     def parse(self, run: str, data: bytes) -> Record:
         """Return the record in the bytes of a run's run.json; raise TargetError when they are none."""
@@ -169,14 +181,13 @@ def cancelled(files: Mapping[str, bytes], run: str) -> float | None:
         return None
 
 
-def verdicts(files: Mapping[str, bytes], run: str) -> tuple[Event, ...]:
-    """Return the last event of a run, or of each of its shards; what is damaged is left out.
+def verdicts(files: Mapping[str, bytes]) -> tuple[Event, ...]:
+    """Return the last event of the run that these files are of, or of each of its shards; damaged ones are left out.
 
     A run that was resumed with another number of shards has those of its latest start.
     """
-    root = f"{RunPaths(run).root}/"
     found: list[Event] = []
-    for key in sorted(key for key in files if key.startswith(root) and key.endswith("/status.json")):
+    for key in sorted(key for key in files if key.endswith("/status.json")):
         try:
             found.append(Event.model_validate_json(files[key]))
         except ValidationError:
@@ -187,6 +198,14 @@ def verdicts(files: Mapping[str, bytes], run: str) -> tuple[Event, ...]:
     return tuple(event for event in found if (event.model_extra or {}).get("shards") == shards)
 
 
+def by_run(files: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
+    """Return files of runs by run and key."""
+    found: dict[str, dict[str, bytes]] = {}
+    for key, data in files.items():
+        found.setdefault(key.split("/")[1], {})[key] = data
+    return found
+
+
 def _other_shards(run: str, first: bytes) -> list[str]:
     """Return where the other shards of a run have their status, given that of the first one."""
     try:
@@ -194,13 +213,6 @@ def _other_shards(run: str, first: bytes) -> list[str]:
     except (ValidationError, ValueError):
         return []
     return [RunPaths(run, shard=shard).status for shard in range(1, shards)]
-
-
-def _by_run(files: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
-    found: dict[str, dict[str, bytes]] = {}
-    for key, data in files.items():
-        found.setdefault(key.split("/")[1], {})[key] = data
-    return found
 
 
 class DoneRuns:

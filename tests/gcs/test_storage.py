@@ -13,6 +13,8 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
+from google.cloud.storage import Blob
+from google.cloud.storage.exceptions import DataCorruption
 
 from pi05.errors import ConfigError, DataError, JobError, TemporaryError
 from pi05.storage import MANIFEST, connect, gcs, transfer
@@ -264,6 +266,28 @@ def test_a_short_interruption_is_not_noticed(storage: GcsStorage, tmp_path: Path
     threading.Timer(1.5, line.mend).start()
     storage.publish(folder, "datasets/a")
     assert storage.verify("datasets/a") == []
+
+
+@pytest.mark.parametrize(("times", "arrives"), [(2, True), (3, False)])
+def test_what_arrived_damaged_is_sent_anew(
+    storage: GcsStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, arrives: bool
+) -> None:
+    """The library notices it after an interruption now and then: it resumed at another byte than the service."""
+    send, left = Blob.upload_from_filename, [DataCorruption(None, "the checksums do not match")] * times
+
+    def damaging(blob: Blob, path: str, **options: object) -> None:
+        if path.endswith("x.bin") and left:
+            raise left.pop()
+        send(blob, path, **options)
+
+    monkeypatch.setattr(Blob, "upload_from_filename", damaging)
+    folder = make_folder(tmp_path / "a")
+    if arrives:
+        storage.publish(folder, "datasets/a")
+        assert storage.verify("datasets/a") == []
+    else:
+        with pytest.raises(TemporaryError, match="the checksums do not match; try again"):
+            storage.publish(folder, "datasets/a")
 
 
 def test_without_credentials_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -123,8 +123,9 @@ def test_more_episodes_than_demonstrations_are_refused(
 
 
 def test_a_checkpoint_that_does_not_exist_is_named(storage: FileStorage, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(DataError, match=r"run train-pushcube-000000 has no complete checkpoint"):
-        run(eval_job(storage, policy="checkpoint"), capsys)
+    job = eval_job(storage, policy="checkpoint").model_copy(update={"train_run": "train-pushcube-ffffff"})
+    with pytest.raises(DataError, match=r"run train-pushcube-ffffff has no complete checkpoint"):
+        run(job, capsys)
 
 
 def test_a_dataset_of_another_convention_is_refused(storage: FileStorage, capsys: pytest.CaptureFixture[str]) -> None:
