@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from pi05.config import Convention
 from pi05.data.dataset import Attempt, DatasetMeta, Demo, write
 from pi05.simulator import state_names
 from pi05.storage import Storage, connect
+from pi05ctl.controller import Controller, Request
+from pi05ctl.settings import load
+from pi05ctl.targets.cluster import ClusterTarget
 from tests.cluster.conftest import Site, until
 
 QUICK_XLA = (
@@ -115,6 +119,15 @@ def manifests(site: Site, *words: str) -> list[dict[str, Any]]:
     done = site.pi05ctl("render", *words)
     assert done.returncode == 0, done.stderr
     return [item for item in yaml.safe_load_all(done.stdout) if item]
+
+
+def values(site: Site, kind: str, task: str, *options: str) -> bytes:
+    """Return the values of the release that these words, with options of `small`, submit."""
+    _, preset, *sets = options
+    controller = Controller(load(site.folder, {}, Path(sys.executable)))
+    [run] = controller.render(Request(kind, task, preset, [word for word in sets if word != "--set"]))
+    assert isinstance(controller.target, ClusterTarget)
+    return controller.target.values(run)
 
 
 def storage(site: Site, monkeypatch) -> Storage:

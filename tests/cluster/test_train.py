@@ -1,9 +1,13 @@
 """A training in real pods: FSDP over 8 devices, checkpoints in the bucket, a status that stays true throughout."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from pi05ctl.targets.helm import CHART
 from tests.cluster import runs
 from tests.cluster.conftest import until
 from tests.cluster.runs import small, status, submit, until_state, until_step
@@ -133,6 +137,31 @@ def test_cancel_now_does_not_wait(site, long):
     assert done.returncode == 0, done.stderr
     assert status(site, long)["state"] == "Cancelled"
     assert site.pods(long) == []
+
+
+def test_what_an_interrupted_helm_left_is_no_obstacle(site, long):
+    helm = [str(Path(sys.executable).with_name("helm")), "--namespace", site.namespace]
+    install = [*helm, "install", long, str(CHART), "--values", "-", "--wait", "--wait-for-jobs"]
+    hand = subprocess.Popen(install, stdin=subprocess.PIPE, env=site.cluster.environment())
+    assert hand.stdin
+    hand.stdin.write(runs.values(site, "train", "pushcube", *LONG))
+    hand.stdin.close()
+    until("Helm to make the Job", lambda: site.get("jobs", "-l", f"pi05.dev/run={long}")["items"], 60)
+    hand.kill()
+    hand.wait()
+
+    def state() -> str:
+        listed = subprocess.run(
+            [*helm, "list", "-a", "-o", "json"], env=site.cluster.environment(), capture_output=True
+        )
+        return next(release["status"] for release in json.loads(listed.stdout) if release["name"] == long)
+
+    assert state() == "pending-install"
+    site.kubectl("delete", "job", long)
+    assert submit(site, "train", "pushcube", *LONG, outcome="resumed") == long
+    assert state() == "deployed"
+    until_step(site, long, 1)
+    assert site.pi05ctl("cancel", long, "--now").returncode == 0
 
 
 def test_two_nodes_train_as_one(site, trained):
