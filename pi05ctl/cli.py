@@ -83,6 +83,9 @@ SetOption = Annotated[
 OfOption = Annotated[
     str | None, typer.Option("--of", metavar="RUN", help="eval: this training run, with the options it had.")
 ]
+EveryOption = Annotated[
+    bool, typer.Option("--every-checkpoint", help="eval: of each checkpoint kept, so success over training steps.")
+]
 AgainOption = Annotated[bool, typer.Option("--again", help="Make a new run even though one with these values exists.")]
 FollowOption = Annotated[bool, typer.Option("--follow", help="Show progress until it ends. Ctrl-C leaves it running.")]
 OutputOption = Annotated[Output, typer.Option("-o", "--output", help="Form of the output.")]
@@ -96,6 +99,7 @@ def submit(
     preset: PresetOption = None,
     set_: SetOption = None,
     of: OfOption = None,
+    every_checkpoint: EveryOption = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -111,7 +115,7 @@ def submit(
     The same values are the same run, however they are spelled, so submitting twice is harmless.
     """
     controller = _controller(target)
-    runs = _render(controller, kind, task, preset, set_, of, again)
+    runs = _render(controller, kind, task, preset, set_, of, again, every_checkpoint)
     if dry_run:
         _print_jobs(controller, runs)
         return
@@ -126,6 +130,7 @@ def render(
     preset: PresetOption = None,
     set_: SetOption = None,
     of: OfOption = None,
+    every_checkpoint: EveryOption = False,
     again: AgainOption = False,
 ) -> None:
     """Print what submit would make.
@@ -133,7 +138,7 @@ def render(
     That is job.json, or for a cluster the manifests, which are those of helm template. It needs no cluster.
     """
     controller = _controller(target)
-    _print_jobs(controller, _render(controller, kind, task, preset, set_, of, again))
+    _print_jobs(controller, _render(controller, kind, task, preset, set_, of, again, every_checkpoint))
 
 
 @app.command()
@@ -361,10 +366,11 @@ def _render(
     assignments: list[str] | None,
     of: str | None,
     again: bool,
+    every_checkpoint: bool,
 ) -> "list[Rendered]":
     from pi05ctl.controller import Request
 
-    return controller.render(Request(kind, task, preset, assignments or (), of, again))
+    return controller.render(Request(kind, task, preset, assignments or (), of, again, every_checkpoint))
 
 
 def _print_jobs(controller: "Controller", runs: "Sequence[Rendered]") -> None:

@@ -3,9 +3,10 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pi05 import tasks
+from pi05.config import EvalJob
 from pi05.errors import nearest
 from pi05.storage import RunPaths, Storage, connect
 from pi05ctl import inputs, results, status
@@ -19,6 +20,7 @@ from pi05ctl.status import RunStatus
 from pi05ctl.targets.target import Submission, Target
 
 ALL = "all"
+_STEP = "eval.step"
 RETRIED = ("Failed", "Cancelled")
 """States of a stage that a pipeline starts again."""
 
@@ -32,6 +34,7 @@ class Request:
         preset: Of which size; None takes the target's default.
         assignments: `section.field=value`, a later one of the same path counts.
         of: For an evaluation: the training run.
+        every_checkpoint: For an evaluation: one of each checkpoint that the training run has kept.
         again: Whether a run of the same values is wanted in spite of the one that exists.
     """
 
@@ -41,6 +44,7 @@ class Request:
     assignments: Sequence[str] = ()
     of: str | None = None
     again: bool = False
+    every_checkpoint: bool = False
 
 
 class Controller:
@@ -69,6 +73,10 @@ class Controller:
             raise UsageError("--of names the training run of one evaluation; use it with: submit eval TASK")
         overrides = dict(parse_assignment(text) for text in request.assignments)
         specs = [self._spec(request, kind, task, overrides) for task in names]
+        if request.every_checkpoint:
+            if kind != "eval" or request.task == ALL:
+                raise UsageError("--every-checkpoint is about one training; use it with: submit eval TASK")
+            specs = self._of_every_checkpoint(specs[0])
         return [self._render(spec, request.again) for spec in specs]
 
     def submit(self, runs: Sequence[Rendered]) -> list[Submission]:
@@ -164,6 +172,17 @@ class Controller:
         name = self.find(request.of)
         together = {**base.overrides, **overrides}
         return RunSpec(kind=kind, task=task, preset=base.preset, target=target, overrides=together, train_run=name)
+
+    def _of_every_checkpoint(self, spec: RunSpec) -> list[RunSpec]:
+        """Return an evaluation of each checkpoint that is there now, the earliest first."""
+        job = cast("EvalJob", render(spec, self.settings).job)
+        if job.eval.step is not None or job.eval.policy != "checkpoint":
+            raise UsageError(f"--every-checkpoint says what is evaluated; leave --set {_STEP} and eval.policy out")
+        train_run = job.train_run
+        steps = [int(name) for name in self.storage.artefacts(RunPaths(train_run).checkpoints) if name.isdigit()]
+        if not steps:
+            raise UsageError(f"{train_run} has no complete checkpoint in {self.storage.url} yet")
+        return [spec.model_copy(update={"overrides": {**spec.overrides, _STEP: step}}) for step in sorted(steps)]
 
     def _render(self, spec: RunSpec, again: bool) -> Rendered:
         """Return the run of a spec; `again` means the first name that is not taken."""

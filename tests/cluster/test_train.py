@@ -157,7 +157,7 @@ def test_what_an_interrupted_helm_left_is_no_obstacle(site, long):
         return next(release["status"] for release in json.loads(listed.stdout) if release["name"] == long)
 
     assert state() == "pending-install"
-    site.kubectl("delete", "job", long)
+    site.kubectl("delete", "job", long, "--cascade=foreground")  # as if Helm had not come so far
     assert submit(site, "train", "pushcube", *LONG, outcome="resumed") == long
     assert state() == "deployed"
     until_step(site, long, 1)

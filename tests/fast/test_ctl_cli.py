@@ -215,6 +215,38 @@ def test_of_takes_the_options_of_the_training_run(capsys, here):
     assert (code, "was trained with --preset tiny" in err) == (2, True)
 
 
+def test_every_checkpoint_is_an_evaluation_each(capsys, here):
+    train = put(here, spec("train"), created=1)
+    storage = FileStorage((here / "pi05-data").as_uri())
+    asked = ("render", "eval", "pushcube", "--every-checkpoint")
+    code, _, err = command(capsys, *asked)
+    assert (code, f"{train} has no complete checkpoint in" in err) == (2, True)
+    for step in (200, 1000, 30):
+        with storage.stage(RunPaths(train).checkpoint(step)):
+            pass
+    (storage.path(RunPaths(train).checkpoint(4000))).mkdir()  # one that was never completed
+    _, out, _ = command(capsys, *asked, "--set", "eval.episodes=7")
+    found = [json.loads(text) for text in out.replace("}\n{", "}\n\0{").split("\0")]
+    assert [(job["train_run"], job["eval"]["step"], job["eval"]["episodes"]) for job in found] == [
+        (train, step, 7) for step in (30, 200, 1000)
+    ]
+    assert len({job["run"] for job in found}) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("train", "pushcube"), "--every-checkpoint is about one training"),
+        (("eval", "all"), "--every-checkpoint is about one training"),
+        (("eval", "pushcube", "--set", "eval.step=200"), "leave --set eval.step and eval.policy out"),
+        (("eval", "pushcube", "--set", "eval.policy=oracle"), "leave --set eval.step and eval.policy out"),
+    ],
+)
+def test_every_checkpoint_of_nothing_is_refused(capsys, here, words, said):
+    code, _, err = command(capsys, "submit", *words, "--every-checkpoint")
+    assert (code, said in err) == (2, True)
+
+
 def test_a_training_on_two_tasks_is_evaluated_on_each_with_its_own_dataset(capsys, here):
     mix = {"train.mix": ["pullcube"]}
     train = put(here, spec("train", overrides=mix), created=1)

@@ -118,6 +118,21 @@ def test_the_oracle_row_is_perfect(whole: Storehouse, tmp_path: Path) -> None:
     assert "oracle" in house.call("results").stdout
 
 
+def test_every_checkpoint_is_evaluated(whole: Storehouse, tmp_path: Path) -> None:
+    house = whole.copy(tmp_path)
+    before = set(house.storage.children("runs"))
+    done = house.call("submit", "train", "pushcube", "--follow", **{"train.keep_every": 20})
+    assert done.returncode == 0, done.stdout + done.stderr
+    (train,) = set(house.storage.children("runs")) - before
+    done = house.call("submit", "eval", "pushcube", "--of", train, "--every-checkpoint", "--follow")
+    assert done.returncode == 0, done.stdout + done.stderr
+    files = house.storage.path("runs").glob("eval-*/results/0.json")
+    results = [json.loads(file.read_text()) for file in files]
+    assert {f"runs/{train}/checkpoints/{step}" for step in (20, 40)} <= {result["checkpoint"] for result in results}
+    rows = house.call("checkpoints", "list", train).stdout.splitlines()
+    assert [row.split()[0] for row in rows if "of 2" in row] == ["20", "40"]
+
+
 def kill_job(house: Storehouse, kind: str, after: int) -> None:
     """Kill the process group of a stage (SIGKILL) once it has made `after` progress events."""
     deadline = time.monotonic() + 300
