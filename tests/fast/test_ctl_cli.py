@@ -242,7 +242,8 @@ def test_every_checkpoint_is_an_evaluation_each(capsys, here):
         (("eval", "pushcube", "--set", "eval.policy=oracle"), "leave --set eval.step and eval.policy out"),
     ],
 )
-def test_every_checkpoint_of_nothing_is_refused(capsys, here, words, said):
+@pytest.mark.usefixtures("here")
+def test_every_checkpoint_of_nothing_is_refused(capsys, words, said):
     code, _, err = command(capsys, "submit", *words, "--every-checkpoint")
     assert (code, said in err) == (2, True)
 
