@@ -241,7 +241,7 @@ def _in_cluster(snapshot: Snapshot, facts: Facts, now: float) -> tuple[str, str,
 
 def _in_pods(snapshot: Snapshot, facts: Facts, now: float) -> tuple[str, str, str]:
     """Apply the rules for a run that has pods."""
-    events = [event for event in snapshot.events if event.time >= _started(snapshot)]
+    events = [event for event in _all_events(snapshot) if event.time >= _started(snapshot)]
     said = "; ".join(text for text in (facts.retries, facts.why) if text)
     silent = now - (events[-1].time if events else _started(snapshot) or now)
     if facts.phase == "running" and silent >= STALLED_AFTER:

@@ -142,7 +142,7 @@ class ClusterTarget:
         with ThreadPoolExecutor() as pool:
             asked_facts = pool.submit(self._all_facts)
             asked_printed = pool.submit(lambda: self._printed(asked_facts.result()[1], _TAIL_OF_MANY))
-            files, others = _or_complain(lambda: self._records.all_asked(), ({}, []), problems)
+            files, others = _or_complain(self._records.all_asked, ({}, []), problems)
             jobs, facts = asked_facts.result()
             whole = {run for run in others if run in jobs and _all_print(jobs[run], facts[run])}
             silent = [run for run in others if run not in whole]
