@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import pytest
 
+from pi05.errors import Unreachable
 from pi05.events import Event
 from pi05.storage import FileStorage, RunPaths
 from pi05ctl.render import to_json
@@ -61,8 +62,10 @@ class Counting(FileStorage):
 
 
 @pytest.fixture
-def kubernetes() -> Kubernetes:
-    return Kubernetes()
+def kubernetes(monkeypatch) -> Kubernetes:
+    kubernetes = Kubernetes()
+    monkeypatch.setattr("pi05ctl.targets.cluster.Kubernetes", lambda *_: kubernetes)
+    return kubernetes
 
 
 @pytest.fixture
@@ -90,11 +93,10 @@ def say(storage: FileStorage, said: Event, shard: int | None = None) -> None:
     storage.write(RunPaths(said.run, shard).status, said.model_dump_json(exclude_none=True).encode())
 
 
-def table(kubernetes: Kubernetes, storage: Counting) -> dict[str, RunStatus]:
+def table(storage: Counting) -> dict[str, RunStatus]:
     """Return how runs stand, as a laptop sees it that has just started."""
     storage.read_keys.clear()
     target = ClusterTarget(Cluster(storage="gs://bucket"), clock=lambda: NOW)
-    target.kubernetes = kubernetes
     found, problems = target.snapshots()
     assert problems == []
     return {snapshot.run: fold(snapshot, NOW) for snapshot in found}
@@ -105,7 +107,7 @@ def test_what_a_pod_prints_is_newer_than_what_it_wrote(kubernetes, storage):
     say(storage, event(TRAIN, 5))
     kubernetes.add(TRAIN, job(), pod("Running", RUNNING))
     kubernetes.printed[f"{TRAIN}-0"] = [event(TRAIN, step).line() for step in range(1, 21)]
-    now = table(kubernetes, storage)[TRAIN]
+    now = table(storage)[TRAIN]
     assert (now.state, now.step, now.seconds_per_step) == ("Running", 20, pytest.approx(1))
     assert storage.read_keys == [RunPaths(TRAIN).spec]
 
@@ -115,7 +117,7 @@ def test_a_pod_that_prints_other_things_is_known_by_what_it_wrote(kubernetes, st
     say(storage, event(TRAIN, 5))
     kubernetes.add(TRAIN, job(), pod("Running", RUNNING))
     kubernetes.printed[f"{TRAIN}-0"] = ["a traceback of a library"] * 50
-    now = table(kubernetes, storage)[TRAIN]
+    now = table(storage)[TRAIN]
     assert (now.state, now.step) == ("Running", 5)
 
 
@@ -126,7 +128,7 @@ def test_a_shard_that_has_ended_counts_while_others_print(kubernetes, storage):
     pods = pod("Succeeded", ended(0)), pod("Running", RUNNING, index=1)
     kubernetes.add(EVAL, job(spec={"completions": 2}), *pods)
     kubernetes.printed[f"{EVAL}-1"] = [event(EVAL, 10, shard=1).line()]
-    now = table(kubernetes, storage)[EVAL]
+    now = table(storage)[EVAL]
     assert (now.state, now.step, now.total) == ("Running", 35, 100)
 
 
@@ -135,13 +137,13 @@ def test_a_run_that_is_done_is_read_once(kubernetes, storage):
     for shard in (0, 1):
         say(storage, event(EVAL, 25, "finished", shard=shard), shard)
     kubernetes.add(EVAL, job(condition("Complete"), spec={"completions": 2}))
-    first = table(kubernetes, storage)[EVAL]
+    first = table(storage)[EVAL]
     assert (first.state, first.step) == ("Done", 50)
     assert len(storage.read_keys) >= 3
-    assert table(kubernetes, storage)[EVAL] == first
+    assert table(storage)[EVAL] == first
     assert storage.read_keys == []
     kubernetes.objects.clear()  # after some days Kubernetes forgets the Job
-    assert table(kubernetes, storage)[EVAL].state == "Done"
+    assert table(storage)[EVAL].state == "Done"
 
 
 def test_a_cancelled_run_that_saves_says_so(kubernetes, storage):
@@ -150,13 +152,11 @@ def test_a_cancelled_run_that_saves_says_so(kubernetes, storage):
     gone = {"deletionTimestamp": "2026-11-24T10:01:00Z"}
     kubernetes.add(TRAIN, job(metadata=dict(gone)), pod("Running", RUNNING, metadata=dict(gone)))
     kubernetes.printed[f"{TRAIN}-0"] = [event(TRAIN, 20).line()]
-    now = table(kubernetes, storage)[TRAIN]
+    now = table(storage)[TRAIN]
     assert (now.state, now.why) == ("Running", "cancelling; it saves first")
 
 
 def test_without_the_bucket_the_cluster_alone_is_shown(kubernetes, storage, monkeypatch):
-    from pi05.errors import Unreachable
-
     def away(key: str) -> list[str]:
         raise Unreachable(f"gs://bucket: could not list {key}")
 
@@ -164,7 +164,6 @@ def test_without_the_bucket_the_cluster_alone_is_shown(kubernetes, storage, monk
     kubernetes.add(TRAIN, job(), pod("Running", RUNNING))
     kubernetes.printed[f"{TRAIN}-0"] = [event(TRAIN, 20).line()]
     target = ClusterTarget(Cluster(storage="gs://bucket"), clock=lambda: NOW)
-    target.kubernetes = kubernetes
     [snapshot], problems = target.snapshots()
     assert (fold(snapshot, NOW).state, fold(snapshot, NOW).step) == ("Running", 20)
     assert problems == ["gs://bucket: could not list runs (shown is what the cluster alone knows)"]
@@ -173,4 +172,4 @@ def test_without_the_bucket_the_cluster_alone_is_shown(kubernetes, storage, monk
 def test_a_folder_without_a_record_is_no_run(kubernetes, storage):
     put(storage, TRAIN)
     storage.write("runs/train-pushcube-ffffff/status.json", b"{}")
-    assert [*table(kubernetes, storage)] == [TRAIN]
+    assert [*table(storage)] == [TRAIN]
