@@ -169,7 +169,8 @@ def test_without_the_bucket_the_cluster_alone_is_shown(kubernetes, storage, monk
     assert problems == ["gs://bucket: could not list runs (shown is what the cluster alone knows)"]
 
 
-def test_a_folder_without_a_record_is_no_run(kubernetes, storage):
+@pytest.mark.usefixtures("kubernetes")
+def test_a_folder_without_a_record_is_no_run(storage):
     put(storage, TRAIN)
     storage.write("runs/train-pushcube-ffffff/status.json", b"{}")
     assert [*table(storage)] == [TRAIN]
