@@ -77,7 +77,7 @@ def list_checkpoints(run: RunArgument, output: OutputOption = "text", target: Ta
     from pi05ctl import artefacts
 
     controller = _controller(target)
-    name = controller.find(run)
+    name = controller.find_training(run)
     found = artefacts.checkpoints(controller.storage, name)
     if output == "json":
         rows = [{"run": name, **asdict(one)} for one in found]
@@ -95,7 +95,7 @@ def pull_checkpoint(run: RunArgument, to: ToOption, step: StepOption = None, tar
     from pi05ctl import artefacts
 
     controller = _controller(target)
-    name = controller.find(run)
+    name = controller.find_training(run)
     key = artefacts.checkpoint_key(controller.storage, name, step)
     artefacts.pull(controller.storage, key, to)
     _say(f"{to} is {key}: every checksum agrees")
@@ -107,7 +107,7 @@ def verify_checkpoints(run: RunArgument, step: StepOption = None, target: Target
     from pi05ctl import artefacts
 
     controller = _controller(target)
-    name = controller.find(run)
+    name = controller.find_training(run)
     key = artefacts.checkpoint_key(controller.storage, name, step)
     artefacts.verify_checkpoint(controller.storage, key)
     _say(f"{controller.storage.url}/{key}: every checksum agrees")

@@ -115,6 +115,14 @@ class Controller:
         hint = nearest(name, [*runs, *tasks.TASKS])
         raise UsageError(f"there is no run {name!r} in {self.storage.url}{hint}")
 
+    def find_training(self, name: str) -> str:
+        """Return the run that `find` does; of a pipeline or an evaluation, the training that it is about."""
+        run = self.find(name)
+        about = self.target.load(run)
+        if isinstance(about.job, EvalJob):
+            return about.job.train_run
+        return next((stage.run for stage in stages(about) if stage.spec.kind == "train"), run)
+
     def status(self, run: str) -> RunStatus:
         """Return how one run stands."""
         snapshot = self.target.snapshot(run)
@@ -163,13 +171,13 @@ class Controller:
         if request.of is None:
             preset = request.preset or DEFAULT_PRESET[target]
             return RunSpec(kind=kind, task=task, preset=preset, target=target, overrides=overrides)
-        base = self.target.load(self.find(request.of)).spec
+        name = self.find_training(request.of)
+        base = self.target.load(name).spec
         if base.kind != "train" or task not in _learned(base):
             learned = " and ".join(_learned(base))
             raise UsageError(f"--of {request.of} is a {base.kind} run of {learned}, not the training of {task}")
         if request.preset not in (None, base.preset):
             raise UsageError(f"--of {request.of} was trained with --preset {base.preset}; leave --preset out")
-        name = self.find(request.of)
         together = {**base.overrides, **overrides}
         return RunSpec(kind=kind, task=task, preset=base.preset, target=target, overrides=together, train_run=name)
 

@@ -215,6 +215,18 @@ def test_of_takes_the_options_of_the_training_run(capsys, here):
     assert (code, "was trained with --preset tiny" in err) == (2, True)
 
 
+@pytest.mark.parametrize("kind", ["pipeline", "eval", "train"])
+def test_checkpoints_of_a_pipeline_or_an_evaluation_are_its_trainings(capsys, here, kind):
+    named = put(here, spec(kind), created=2)
+    train = put(here, spec("train"), created=1, parent=named)
+    with FileStorage((here / "pi05-data").as_uri()).stage(RunPaths(train).checkpoint(200)):
+        pass
+    _, out, _ = command(capsys, "checkpoints", "list", named, "-o", "json")
+    assert [(row["run"], row["step"]) for row in json.loads(out)] == [(train, 200)]
+    _, out, _ = command(capsys, "render", "eval", "pushcube", "--of", named)
+    assert json.loads(out)["train_run"] == train
+
+
 def test_every_checkpoint_is_an_evaluation_each(capsys, here):
     train = put(here, spec("train"), created=1)
     storage = FileStorage((here / "pi05-data").as_uri())
