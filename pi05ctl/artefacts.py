@@ -136,7 +136,7 @@ def checkpoints(storage: Storage, run: str) -> list[Checkpoint]:
 def checkpoint_key(storage: Storage, run: str, step: int | None) -> str:
     """Return the key of a checkpoint, the newest one without a step; raise UsageError listing what there is."""
     paths = RunPaths(run)
-    steps = sorted(int(name) for name in storage.artefacts(paths.checkpoints) if name.isdigit())
+    steps = storage.numbered(paths.checkpoints)
     if not steps:
         raise UsageError(f"{run} has no complete checkpoint in {storage.url}")
     if step is not None and step not in steps:

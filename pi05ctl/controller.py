@@ -118,10 +118,14 @@ class Controller:
     def find_training(self, name: str) -> str:
         """Return the run that `find` does; of a pipeline or an evaluation, the training that it is about."""
         run = self.find(name)
-        about = self.target.load(run)
-        if isinstance(about.job, EvalJob):
-            return about.job.train_run
-        return next((stage.run for stage in stages(about) if stage.spec.kind == "train"), run)
+        match run.partition("-")[0]:
+            case "eval":
+                return cast("EvalJob", self.target.load(run).job).train_run
+            case "pipeline":
+                _, train, _ = stages(self.target.load(run))
+                return train.run
+            case _:
+                return run
 
     def status(self, run: str) -> RunStatus:
         """Return how one run stands."""
@@ -186,11 +190,10 @@ class Controller:
         job = cast("EvalJob", render(spec, self.settings).job)
         if job.eval.step is not None or job.eval.policy != "checkpoint":
             raise UsageError(f"--every-checkpoint says what is evaluated; leave --set {_STEP} and eval.policy out")
-        train_run = job.train_run
-        steps = [int(name) for name in self.storage.artefacts(RunPaths(train_run).checkpoints) if name.isdigit()]
+        steps = self.storage.numbered(RunPaths(job.train_run).checkpoints)
         if not steps:
-            raise UsageError(f"{train_run} has no complete checkpoint in {self.storage.url} yet")
-        return [spec.model_copy(update={"overrides": {**spec.overrides, _STEP: step}}) for step in sorted(steps)]
+            raise UsageError(f"{job.train_run} has no complete checkpoint in {self.storage.url} yet")
+        return [spec.model_copy(update={"overrides": {**spec.overrides, _STEP: step}}) for step in steps]
 
     def _render(self, spec: RunSpec, again: bool) -> Rendered:
         """Return the run of a spec; `again` means the first name that is not taken."""

@@ -241,7 +241,7 @@ def _in_cluster(snapshot: Snapshot, facts: Facts, now: float) -> tuple[str, str,
 
 def _in_pods(snapshot: Snapshot, facts: Facts, now: float) -> tuple[str, str, str]:
     """Apply the rules for a run that has pods."""
-    events = [event for event in _all_events(snapshot) if event.time >= _started(snapshot)]
+    events = _events_of_this_attempt(snapshot)
     said = "; ".join(text for text in (facts.retries, facts.why) if text)
     silent = now - (events[-1].time if events else _started(snapshot) or now)
     if facts.phase == "running" and silent >= STALLED_AFTER:
@@ -272,7 +272,7 @@ def _alive(snapshot: Snapshot, now: float) -> tuple[str, str, str]:
     process = snapshot.process
     if process is not None and process.waiting:
         return "Queued", "waits for a free slot (jobs_at_once in pi05.toml)", ""  # rule 2
-    events = [event for event in _all_events(snapshot) if event.time >= _started(snapshot)]
+    events = _events_of_this_attempt(snapshot)
     since = _started(snapshot) or now
     if not events and now - since < STALLED_AFTER:
         if process is None or process.attempt == 1:
@@ -341,6 +341,10 @@ def _all_events(snapshot: Snapshot) -> list[Event]:
     last = {_extra(event, "shard"): event.time for event in events}
     events += [event for event in snapshot.verdicts if event.time > last.get(_extra(event, "shard"), float("-inf"))]
     return sorted(events, key=lambda event: event.time)
+
+
+def _events_of_this_attempt(snapshot: Snapshot) -> list[Event]:
+    return [event for event in _all_events(snapshot) if event.time >= _started(snapshot)]
 
 
 def _verdict(snapshot: Snapshot) -> Event | None:

@@ -64,6 +64,10 @@ class Storage(ABC):
     def artefacts(self, key: str) -> list[str]:
         """Return the sorted names directly under a folder that are complete artefacts."""
 
+    def numbered(self, key: str) -> list[int]:
+        """Return the numbers that name complete artefacts directly under a folder, ascending."""
+        return sorted(int(name) for name in self.artefacts(key) if name.isdigit())
+
     @abstractmethod
     def incomplete(self, key: str) -> list[str]:
         """Return the sorted names directly under a folder that were begun, or deleted, and are not complete."""

@@ -148,7 +148,7 @@ def restore(folder: Path, mesh: Mesh, model: ModelConfig, train: TrainConfig) ->
 
 def steps(storage: Storage, run: str) -> list[int]:
     """Return the steps of a run's complete checkpoints, ascending."""
-    return sorted(int(name) for name in storage.artefacts(RunPaths(run).checkpoints) if name.isdigit())
+    return storage.numbered(RunPaths(run).checkpoints)
 
 
 def find(storage: Storage, run: str, step: int | None) -> int:

@@ -59,7 +59,7 @@ class Records:
     def names(self) -> list[str]:
         """Return the names of all runs."""
         names = self.storage.children("runs")
-        found = self.storage.read_all(RunPaths(run).spec for run in names)
+        found = self.asked(names)
         return [run for run in names if RunPaths(run).spec in found]
 
     def exists(self, run: str) -> bool:
@@ -74,21 +74,21 @@ class Records:
             raise TargetError(f"there is no run {run} in {self.storage.url}") from error
         return self.parse(run, data)
 
-    def files(self, *runs: str) -> dict[str, bytes]:
-        """Return what runs have of run.json, cancel.json and status.json, their own or their shards', by key."""
-        return self.asked(runs) | self.last_words(runs)
+    def files(self, run: str) -> dict[str, bytes]:
+        """Return what a run has of run.json, cancel.json and status.json, its own or its shards', by key."""
+        return self.last_words([run], RunPaths(run).spec)
 
     def asked(self, runs: Iterable[str]) -> dict[str, bytes]:
         """Return run.json of those runs that have one, by key."""
         return self.storage.read_all(RunPaths(run).spec for run in runs)
 
-    def last_words(self, runs: Sequence[str]) -> dict[str, bytes]:
-        """Return what runs have of cancel.json and status.json, their own or their shards', by key."""
+    def last_words(self, runs: Sequence[str], *more: str) -> dict[str, bytes]:
+        """Return what runs have of cancel.json and status.json, their own or their shards', and `more`, by key."""
+        own = [key for run in runs for key in (RunPaths(run).status, cancel_key(run))]
         firsts = {run: RunPaths(run, shard=0).status for run in runs if run.startswith(_IN_SHARDS)}
-        others = [key for run in runs for key in (RunPaths(run).status, cancel_key(run))]
-        found = self.storage.read_all([*others, *firsts.values()])
-        more = [key for run, first in firsts.items() if first in found for key in _other_shards(run, found[first])]
-        return found | self.storage.read_all(more)
+        found = self.storage.read_all([*own, *firsts.values(), *more])
+        others = [key for run, first in firsts.items() if first in found for key in _other_shards(run, found[first])]
+        return found | self.storage.read_all(others)
 
     def all_asked(self) -> tuple[dict[str, bytes], list[str]]:
         """Return everything of the runs that are done, and run.json of the others, with their names.
