@@ -15,7 +15,7 @@ from functools import partial
 import jax
 import numpy as np
 
-from pi05.config import GemmaConfig, ModelConfig, OptimizerConfig, TrainConfig, VitConfig
+from pi05.config import ComputeConfig, GemmaConfig, ModelConfig, OptimizerConfig, TrainConfig, VitConfig
 from pi05.model import flow, tree
 from pi05.observation import Observation, compact
 from pi05.training import step
@@ -26,7 +26,6 @@ MODEL = ModelConfig(
     expert=GEMMA,
     vit=VitConfig(width=128, depth=4, mlp_dim=256, num_heads=4),
     vocab_size=512,
-    dtype="float32",
 )
 TRAIN = TrainConfig(steps=100, batch_size=4, optimizer=OptimizerConfig(warmup_steps=10))
 CAMERAS, PROMPT, RUNS = ("base", "left_wrist", "right_wrist"), 50, 5
@@ -51,7 +50,7 @@ def prepared(what: Observation) -> Callable[[], float]:
     params = {path: jax.numpy.asarray(array) for path, array in tree.initial(MODEL, 0).items()}
     state = step.new_state(params, MODEL, TRAIN)
     batch = step.Batch(what, np.zeros(shape, np.float32), np.ones(shape, bool))
-    update = jax.jit(partial(step.update, model=MODEL, train=TRAIN))
+    update = jax.jit(partial(step.update, model=MODEL, train=TRAIN, compute=ComputeConfig()))
 
     def run() -> float:
         return float(jax.block_until_ready(update(state, batch, noise[None], time_[None]))[1]["loss"])

@@ -7,7 +7,7 @@ job.json.
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
@@ -103,8 +103,6 @@ class ModelConfig(Section):
         action_dim: Width A that states and actions are padded to.
         action_horizon: H, actions in a chunk.
         max_token_len: Longest prompt, in tokens.
-        dtype: Compute type; parameters and optimizer stay float32.
-        remat: Whether the backward pass recomputes each layer instead of keeping its activations.
     """
 
     vlm: GemmaConfig
@@ -115,8 +113,6 @@ class ModelConfig(Section):
     action_dim: Positive = 32
     action_horizon: Positive = 16
     max_token_len: Positive = 200
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    remat: bool = False
 
     @model_validator(mode="after")
     def _joint_attention_fits(self) -> Self:
@@ -135,6 +131,28 @@ class ModelConfig(Section):
         if self.image_size % self.vit.patch_size:
             raise ValueError(f"image_size {self.image_size} is not divisible by vit.patch_size {self.vit.patch_size}")
         return self
+
+
+class ComputeConfig(Section):
+    """How the numbers are computed; no part of the model, and free when a run resumes.
+
+    Attributes:
+        dtype: Compute type; parameters and optimizer stay float32.
+        recompute: What the backward pass computes again instead of keeping it: `nothing`; `cheap`, all but the matrix
+            products; `layers`, whole layers. The suffix is never computed again: its activations are small.
+        attention: `xla`, `cudnn` (NVIDIA, bfloat16; keeps no logits in memory), or `auto`: cudnn where it can be had.
+        microbatches: Parts of a batch that are computed one after the other; their gradients are averaged. Less memory,
+            more time, the same numbers to rounding.
+    """
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    recompute: Literal["nothing", "cheap", "layers"] = "nothing"
+    attention: Literal["auto", "xla", "cudnn"] = "auto"
+    microbatches: Positive = 1
+
+
+FLOAT32 = ComputeConfig()
+"""The plainest way to compute."""
 
 
 class OptimizerConfig(Section):
@@ -302,10 +320,28 @@ class Job(Section):
     storage: str
     convention: Convention
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_old(cls, data: Any) -> Any:
+        return computed_apart(data)
+
     @model_validator(mode="after")
     def _task_exists(self) -> Self:
         _find_task(self.task)
         return self
+
+
+def computed_apart(data: Any) -> Any:
+    """Return what a job or checkpoint says with `compute` apart from `model`, of which it once was a part."""
+    said = cast("dict[str, Any]", data)
+    if not isinstance(data, dict) or "compute" in said:
+        return said
+    model: dict[str, Any] = said["model"] if isinstance(said.get("model"), dict) else {}
+    if not model.keys() & {"dtype", "remat"}:
+        return said
+    kept = {name: value for name, value in model.items() if name not in ("dtype", "remat")}
+    recompute = "layers" if model.get("remat") else "nothing"
+    return {**said, "model": kept, "compute": {"dtype": model.get("dtype", "bfloat16"), "recompute": recompute}}
 
 
 class DemosJob(Job):
@@ -338,6 +374,7 @@ class TrainJob(Job):
     dataset: str
     others: tuple[Share, ...] = ()
     model: ModelConfig
+    compute: ComputeConfig = FLOAT32
     train: TrainConfig
 
     @property
@@ -371,6 +408,7 @@ class EvalJob(Job):
     kind: Literal["eval"] = "eval"
     dataset: str
     train_run: str
+    compute: ComputeConfig = FLOAT32
     eval: EvalConfig
 
     @model_validator(mode="after")

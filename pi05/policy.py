@@ -14,10 +14,10 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from pi05.config import Convention
+from pi05.config import FLOAT32, ComputeConfig, Convention
 from pi05.data.transforms import Recipe
 from pi05.errors import DataError
-from pi05.model import pi05, tree, weights
+from pi05.model import attention, pi05, tree, weights
 from pi05.observation import Observation
 from pi05.training import checkpoint
 from pi05.training.checkpoint import CheckpointMeta
@@ -34,6 +34,7 @@ class Policy:
         sampling_steps: Euler steps n.
         seed: Of the sampling noise.
         temperature: Scale of the sampling noise.
+        compute: How the numbers are computed.
     """
 
     def __init__(
@@ -45,11 +46,15 @@ class Policy:
         sampling_steps: int,
         seed: int,
         temperature: float = 1.0,
+        compute: ComputeConfig = FLOAT32,
     ) -> None:
         self.meta, self._recipe, self._params = meta, recipe, params
         self._rows, self._key = rows, jax.random.key(seed)
         self._tokens = _longest_prompt(recipe)
-        self._sample = jax.jit(partial(_sample, config=meta.model, steps=sampling_steps, temperature=temperature))
+        compute = attention.resolve(compute, meta.model, jax.devices()[0])
+        self._sample = jax.jit(
+            partial(_sample, config=meta.model, compute=compute, steps=sampling_steps, temperature=temperature)
+        )
 
     @classmethod
     def load(
@@ -60,6 +65,7 @@ class Policy:
         seed: int,
         temperature: float = 1.0,
         task: str | None = None,
+        compute: ComputeConfig = FLOAT32,
     ) -> "Policy":
         """Read a verified checkpoint folder; raise DataError when anything in it is missing or does not fit.
 
@@ -68,7 +74,7 @@ class Policy:
         meta = checkpoint.read_meta(folder)
         recipe = checkpoint.read_recipe(folder, meta, task)
         params = tree.nest(weights.read(folder / "params", meta.model))
-        return cls(params, recipe, meta, rows, sampling_steps, seed, temperature)
+        return cls(params, recipe, meta, rows, sampling_steps, seed, temperature, compute)
 
     @classmethod
     def untrained(
@@ -79,12 +85,13 @@ class Policy:
         seed: int,
         temperature: float = 1.0,
         task: str | None = None,
+        compute: ComputeConfig = FLOAT32,
     ) -> "Policy":
         """Take everything of a checkpoint but its weights, which are drawn at random: the row a policy must beat."""
         meta = checkpoint.read_meta(folder)
         recipe = checkpoint.read_recipe(folder, meta, task)
         params = tree.nest(tree.initial(meta.model, seed))
-        return cls(params, recipe, meta, rows, sampling_steps, seed, temperature)
+        return cls(params, recipe, meta, rows, sampling_steps, seed, temperature, compute)
 
     @property
     def convention(self) -> Convention:
@@ -158,6 +165,7 @@ def _sample(
     query: jax.Array,
     *,
     config: pi05.ModelConfig,
+    compute: ComputeConfig,
     steps: int,
     temperature: float,
 ) -> jax.Array:
@@ -167,4 +175,4 @@ def _sample(
         episode_key = jax.random.fold_in(jax.random.fold_in(key, episode), query)
         return temperature * jax.random.normal(episode_key, (config.action_horizon, config.action_dim))
 
-    return pi05.sample(params, config, observation, jax.vmap(draw)(episodes), steps)
+    return pi05.sample(params, config, compute, observation, jax.vmap(draw)(episodes), steps)

@@ -1,9 +1,9 @@
 """RunSpec + Settings -> the run's name and its job.json, byte for byte; no disk, no clock, no network.
 
 A run is named by its job.json, less what cannot change its result: where it is stored and runs (storage, target,
-interpreters), how many processes share the work (demos.block, demos.workers, train.fsdp_devices, eval.environments,
-eval.workers) and the names that follow from the rest. So two spellings of one wish are one run, and submitting twice is
-harmless.
+interpreters), how it is computed (compute, but for its dtype), how many processes share the work (demos.block,
+demos.workers, train.fsdp_devices, eval.environments, eval.workers) and the names that follow from the rest. So two
+spellings of one wish are one run, and submitting twice is harmless.
 """
 
 import hashlib
@@ -30,6 +30,7 @@ from pi05ctl.spec import Options, RunSpec, resolve
 
 _NO_RESULT = {
     "demos": {"block", "workers"},
+    "compute": {"recompute", "attention", "microbatches"},
     "train": {"fsdp_devices"},
     "eval": {"environments", "workers"},
 }
@@ -185,6 +186,7 @@ def _train(spec: RunSpec, options: Options, settings: Settings) -> TrainJob:
             for task, weight in options.train.weights_of_others.items()
         ),
         model=options.model,
+        compute=options.compute,
         train=options.train,
     )
     return job.model_copy(update={"run": _name("train", spec.task, digest(job, spec.again))})
@@ -201,6 +203,7 @@ def _eval(spec: RunSpec, options: Options, settings: Settings) -> EvalJob:
         **_common(spec, options, settings),
         dataset=_demos(spec.sibling("demos"), options, settings).dataset,
         train_run=spec.train_run or _train(spec.sibling("train"), options, settings).run,
+        compute=options.compute,
         eval=options.eval,
     )
     return job.model_copy(update={"run": _name("eval", spec.task, digest(job, spec.again))})

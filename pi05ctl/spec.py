@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, JsonValue, ValidationError
 
 from pi05 import tasks
 from pi05.config import (
+    ComputeConfig,
     Convention,
     DemosConfig,
     EvalConfig,
@@ -42,6 +43,7 @@ class Options(Section):
     convention: Convention
     demos: DemosConfig
     model: ModelConfig
+    compute: ComputeConfig
     train: TrainConfig
     eval: EvalConfig
 

@@ -212,7 +212,7 @@ def _actor(job: EvalJob, header: Result, storage: Storage, data: datasets.Datase
     agreement.check_checkpoint(meta, stats, data, job, header.renderer, f"checkpoint {header.checkpoint}")
     make = Policy.untrained if job.eval.policy == "untrained" else Policy.load
     asked = job.eval
-    return make(folder, asked.batch_size, asked.sampling_steps, asked.seed, asked.temperature, job.task)
+    return make(folder, asked.batch_size, asked.sampling_steps, asked.seed, asked.temperature, job.task, job.compute)
 
 
 if __name__ == "__main__":

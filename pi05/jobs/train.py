@@ -21,11 +21,11 @@ from pi05.data.transforms import Recipe
 from pi05.errors import DataError, TemporaryError
 from pi05.jobs.runtime import Context, main
 from pi05.model import tree
+from pi05.sharding import batch_sharding, make_mesh, own_rows
 from pi05.storage import Storage
 from pi05.tasks import find
 from pi05.training import checkpoint, loop
 from pi05.training.processes import Company, check_same, leads
-from pi05.training.sharding import batch_sharding, make_mesh, own_rows
 
 log = logging.getLogger("pi05")
 

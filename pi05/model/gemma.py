@@ -14,17 +14,18 @@ Shapes: b batch, s prefix tokens, h suffix tokens, w width, n heads, k kv heads,
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from pi05.config import ComputeConfig
+from pi05.model.attention import attend
+from pi05.model.recompute import recomputed
 from pi05.model.tree import Params
+from pi05.sharding import on_batch
 
-MASKED = -2.3819763e38
-"""Logit of a masked key; the value the published model uses."""
 _EPS = 1e-6
 _MAX_WAVELENGTH = 10_000
 _UNROLLED = 4
@@ -35,12 +36,12 @@ class KeyValues(NamedTuple):
 
     Attributes:
         keys, values: Of all layers, keys already rotated.
-        mask: Which prefix tokens exist.
+        lengths: How many of a sample's prefix tokens exist; they come first.
     """
 
     keys: Float[Array, "l b s k d"]
     values: Float[Array, "l b s k d"]
-    mask: Bool[Array, "b s"]
+    lengths: Int[Array, " b"]
 
 
 def embed(params: Params, tokens: Int[Array, "b s"], dtype: jnp.dtype) -> Float[Array, "b s w"]:
@@ -49,33 +50,39 @@ def embed(params: Params, tokens: Int[Array, "b s"], dtype: jnp.dtype) -> Float[
     return (table[tokens] * math.sqrt(table.shape[-1])).astype(dtype)
 
 
-def encode_prefix(params: Params, x: Float[Array, "b s w"], mask: Bool[Array, "b s"], remat: bool = False) -> KeyValues:
+def encode_prefix(
+    params: Params, x: Float[Array, "b s w"], lengths: Int[Array, " b"], compute: ComputeConfig
+) -> KeyValues:
     """Run the language model over the prefix.
 
     Args:
         params: The tree under `PaliGemma/llm`.
-        x: Image and prompt tokens.
-        mask: Which of them exist; the others are seen by nobody and take no position.
-        remat: Whether the backward pass recomputes each layer.
+        x: Image and prompt tokens, those that exist first.
+        lengths: How many of them exist; the others are seen by nobody.
+        compute: How.
     """
-    positions = jnp.cumsum(mask, axis=1) - 1
+    positions = jnp.arange(x.shape[1])[None]
 
     def layer_step(x: Array, layer: Params) -> tuple[Array, tuple[Array, Array]]:
         q, k, v = _project(layer, "", _rms_norm(layer["pre_attention_norm"], x), positions)
-        x = x + _attend(layer["attn"]["attn_vec_einsum"], q, k, v, mask)
-        return x + _mlp(layer["mlp"], _rms_norm(layer["pre_ffw_norm"], x)), (k, v)
+        x = x + _merge(layer["attn"]["attn_vec_einsum"], attend(q, k, v, lengths, compute.attention))
+        x = x + _mlp(layer["mlp"], _rms_norm(layer["pre_ffw_norm"], x))
+        return on_batch(x), (on_batch(k), on_batch(v))
 
     layers = params["layers"]
     x, (keys, values) = jax.lax.scan(
-        _maybe_remat(layer_step, remat), x, jax.tree.map(lambda w: w[:-1], layers), unroll=_unroll(layers)
+        recomputed(layer_step, compute.recompute),
+        on_batch(x),
+        jax.tree.map(lambda w: w[:-1], layers),
+        unroll=_unroll(layers),
     )
     last = jax.tree.map(lambda w: w[-1], layers)
     _, k, v = _project(last, "", _rms_norm(last["pre_attention_norm"], x), positions)
-    return KeyValues(jnp.concatenate([keys, k[None]]), jnp.concatenate([values, v[None]]), mask)
+    return KeyValues(jnp.concatenate([keys, k[None]]), jnp.concatenate([values, v[None]]), lengths)
 
 
 def decode_suffix(
-    params: Params, prefix: KeyValues, x: Float[Array, "b h w"], condition: Float[Array, "b w"], remat: bool = False
+    params: Params, prefix: KeyValues, x: Float[Array, "b h w"], condition: Float[Array, "b w"], compute: ComputeConfig
 ) -> Float[Array, "b h w"]:
     """Run the action expert over the suffix, which sees the whole prefix and itself.
 
@@ -84,26 +91,23 @@ def decode_suffix(
         prefix: Keys and values of `encode_prefix`.
         x: Suffix tokens.
         condition: Time vector that scales, shifts and gates every norm.
-        remat: Whether the backward pass recomputes each layer.
+        compute: How; nothing is computed again.
     """
-    b, h = x.shape[:2]
-    positions = prefix.mask.sum(axis=1, keepdims=True) + jnp.arange(h)
-    mask = jnp.concatenate([prefix.mask, jnp.ones((b, h), bool)], axis=1)
+    h = x.shape[1]
+    positions = prefix.lengths[:, None] + jnp.arange(h)
 
     def layer_step(x: Array, scanned: tuple[Params, Array, Array]) -> tuple[Array, None]:
         layer, keys, values = scanned
         y, gate = _adaptive_norm(layer["pre_attention_norm_1"], x, condition)
         q, k, v = _project(layer, "_1", y, positions)
-        k, v = jnp.concatenate([keys, k], axis=1), jnp.concatenate([values, v], axis=1)
-        x = x + _attend(layer["attn"]["attn_vec_einsum_1"], q, k, v, mask) * gate
+        k, v = jnp.concatenate([k, keys], axis=1), jnp.concatenate([v, values], axis=1)  # what exists comes first
+        mixed = attend(q, k, v, h + prefix.lengths, compute.attention)
+        x = x + _merge(layer["attn"]["attn_vec_einsum_1"], mixed) * gate
         y, gate = _adaptive_norm(layer["pre_ffw_norm_1"], x, condition)
-        return x + _mlp(layer["mlp_1"], y) * gate, None
+        return on_batch(x + _mlp(layer["mlp_1"], y) * gate), None
 
     x, _ = jax.lax.scan(
-        _maybe_remat(layer_step, remat),
-        x,
-        (params["layers"], prefix.keys, prefix.values),
-        unroll=_unroll(params["layers"]),
+        layer_step, on_batch(x), (params["layers"], prefix.keys, prefix.values), unroll=_unroll(params["layers"])
     )
     return _adaptive_norm(params["final_norm_1"], x, condition)[0]
 
@@ -114,34 +118,21 @@ def _unroll(layers: Params) -> int:
     return depth if depth <= _UNROLLED else 1
 
 
-def _maybe_remat(step: Callable, remat: bool) -> Callable:
-    return jax.checkpoint(step, prevent_cse=False) if remat else step
-
-
 def _project(layer: Params, suffix: str, x: Array, positions: Array) -> tuple[Array, Array, Array]:
-    """Return rotated and scaled queries (b t n d), rotated keys and values (b t k d)."""
+    """Return rotated queries (b t n d), rotated keys and values (b t k d)."""
     attention = layer["attn"]
     if f"qkv_einsum{suffix}" in attention:
         q, k, v = jnp.einsum("bsw,cnwd->cbsnd", x, attention[f"qkv_einsum{suffix}"]["w"].astype(x.dtype))
     else:
         q = jnp.einsum("btw,nwd->btnd", x, attention[f"q_einsum{suffix}"]["w"].astype(x.dtype))
         k, v = jnp.einsum("bsw,ckwd->cbskd", x, attention[f"kv_einsum{suffix}"]["w"].astype(x.dtype))
-    return _rotate(q, positions) * q.shape[-1] ** -0.5, _rotate(k, positions), v
+    return _rotate(q, positions), _rotate(k, positions), v
 
 
-def _attend(out: Params, q: Array, k: Array, v: Array, mask: Array) -> Array:
-    """Attend; logits and softmax in float32.
-
-    The g = n / k query heads of a kv head are folded into the query tokens: one batched matrix product instead of g.
-    """
-    b, t, n, d = q.shape
-    kv = k.shape[2]
-    folded = q.reshape(b, t, kv, n // kv, d).swapaxes(1, 2).reshape(b, kv, -1, d)
-    logits = jnp.einsum("bktd,bskd->bkts", folded, k, preferred_element_type=jnp.float32)
-    logits = jnp.where(mask[:, None, None, :], logits, MASKED)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    mixed = jnp.einsum("bkts,bskd->bktd", weights, v).reshape(b, kv, t, n // kv, d).swapaxes(1, 2)
-    w = out["w"].astype(v.dtype)
+def _merge(out: Params, mixed: Array) -> Array:
+    """Bring the heads' mixtures (b t n d) to the width."""
+    b, t, n, d = mixed.shape
+    w = out["w"].astype(mixed.dtype)
     return (mixed.reshape(b * t, n * d) @ w.reshape(n * d, -1)).reshape(b, t, -1)
 
 

@@ -7,13 +7,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pi05.config import ComputeConfig
+from pi05.model.attention import attend
+from pi05.model.recompute import recomputed
 from pi05.model.tree import Params
+from pi05.sharding import on_batch
 
 _EPS = 1e-6
 
 
 def encode_images(
-    params: Params, images: Float[Array, "b h w 3"], patch_size: int, dtype: jnp.dtype, remat: bool = False
+    params: Params, images: Float[Array, "b h w 3"], patch_size: int, compute: ComputeConfig
 ) -> Float[Array, "b tokens width"]:
     """Turn images in [-1, 1] into patch tokens in row-major order.
 
@@ -21,12 +25,14 @@ def encode_images(
         params: The tree under `PaliGemma/img`.
         images: float32 in [-1, 1].
         patch_size: Side of a patch in pixels.
-        dtype: Compute type after the patch embedding, which stays float32.
-        remat: Whether the backward pass recomputes each block.
+        compute: How; the patch embedding stays float32.
     """
-    x = _embed_patches(params, images, patch_size).astype(dtype)
-    block = jax.checkpoint(_block) if remat else _block
-    x, _ = jax.lax.scan(lambda x, layer: (block(layer, x), None), x, params["Transformer"]["encoderblock"])
+    x = on_batch(_embed_patches(params, images, patch_size).astype(compute.dtype))
+
+    def block(x: Array, layer: Params) -> tuple[Array, None]:
+        return on_batch(_block(layer, x, compute.attention)), None
+
+    x, _ = jax.lax.scan(recomputed(block, compute.recompute), x, params["Transformer"]["encoderblock"])
     x = _layer_norm(params["Transformer"]["encoder_norm"], x)
     return _dense(params["head"], x)
 
@@ -40,23 +46,20 @@ def _embed_patches(params: Params, images: Array, patch: int) -> Array:
     return tokens + params["embedding"]["bias"] + params["pos_embedding"]
 
 
-def _block(layer: Params, x: Array) -> Array:
-    x = x + _attention(layer["MultiHeadDotProductAttention_0"], _layer_norm(layer["LayerNorm_0"], x))
+def _block(layer: Params, x: Array, how: str) -> Array:
+    x = x + _attention(layer["MultiHeadDotProductAttention_0"], _layer_norm(layer["LayerNorm_0"], x), how)
     hidden = _dense(layer["MlpBlock_0"]["Dense_0"], _layer_norm(layer["LayerNorm_1"], x))
     return x + _dense(layer["MlpBlock_0"]["Dense_1"], jax.nn.gelu(hidden, approximate=True))
 
 
-def _attention(layer: Params, x: Array) -> Array:
-    """Every token sees every token; b batch, t and s tokens, n heads, d head dim, w width."""
+def _attention(layer: Params, x: Array, how: str) -> Array:
+    """Every token sees every token; b batch, t tokens, n heads, d head dim, w width."""
 
     def project(name: str) -> Array:
         kernel, bias = layer[name]["kernel"].astype(x.dtype), layer[name]["bias"].astype(x.dtype)
         return jnp.einsum("btw,wnd->btnd", x, kernel) + bias
 
-    q, k, v = project("query"), project("key"), project("value")
-    logits = jnp.einsum("btnd,bsnd->bnts", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(logits, axis=-1).astype(x.dtype)
-    mixed = jnp.einsum("bnts,bsnd->btnd", weights, v)
+    mixed = attend(project("query"), project("key"), project("value"), None, how)
     out = layer["out"]
     return jnp.einsum("btnd,ndw->btw", mixed, out["kernel"].astype(x.dtype)) + out["bias"].astype(x.dtype)
 

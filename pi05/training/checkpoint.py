@@ -17,14 +17,14 @@ import json
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from pi05.config import Convention, ModelConfig, TrainConfig, explain
+from pi05.config import FLOAT32, ComputeConfig, Convention, ModelConfig, TrainConfig, computed_apart, explain
 from pi05.data import stats
 from pi05.data.tokenizer import Tokenizer
 from pi05.data.transforms import Recipe
@@ -75,6 +75,7 @@ class CheckpointMeta(BaseModel):
         goal_visible: Whether the goal was in them.
         demo_seeds: Environment seeds seen in training.
         model, train: All sizes and settings.
+        compute: How it was computed; whoever goes on or acts may do so otherwise.
         sources: Every dataset, the task's own first.
     """
 
@@ -91,8 +92,14 @@ class CheckpointMeta(BaseModel):
     goal_visible: bool = True
     demo_seeds: tuple[int, ...]
     model: ModelConfig
+    compute: ComputeConfig = FLOAT32
     train: TrainConfig
     sources: tuple[TrainedOn, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_old(cls, data: Any) -> Any:
+        return computed_apart(data)
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from pi05 import sharding
 from pi05.config import Share, TrainJob
 from pi05.data.batches import Loader, Source
 from pi05.errors import ConfigError, Unreachable
@@ -24,7 +25,7 @@ from pi05.events import EventWriter
 from pi05.model import tree, weights
 from pi05.storage import RunPaths, Storage
 from pi05.storage.artefact import MANIFEST
-from pi05.training import checkpoint, meter, processes, saving, sharding
+from pi05.training import checkpoint, meter, processes, saving
 from pi05.training.step import Batch, TrainState, make_step, new_state, state_sharding
 
 log = logging.getLogger("pi05")
@@ -68,7 +69,7 @@ class Training:
         """Train from `state` to the last step; save on schedule, at the end and when asked to stop."""
         train, first = self.job.train, int(state.step)
         step_function, metrics = (
-            make_step(self.mesh, self.job.model, train),
+            make_step(self.mesh, self.job.model, train, self.job.compute),
             meter.Meter(train.patience, time.monotonic),
         )
         with (
@@ -131,6 +132,7 @@ class Training:
             goal_visible=all(source.dataset.meta.goal_visible for source in self.loader.sources),
             demo_seeds=own.dataset.meta.seeds,
             model=self.job.model,
+            compute=self.job.compute,
             train=self.job.train,
             sources=tuple(map(self._trained_on, self.loader.sources, self.job.shares)),
         )

@@ -29,8 +29,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
+from pi05 import sharding
 from pi05.errors import TERMINATED, ConfigError, JobError, NotLearning, TemporaryError
-from pi05.training import sharding
 
 log = logging.getLogger("pi05")
 

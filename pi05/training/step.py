@@ -16,16 +16,18 @@ from flax import struct
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from pi05.config import ModelConfig, TrainConfig
+from pi05 import sharding
+from pi05.config import ComputeConfig, ModelConfig, TrainConfig
 from pi05.errors import ConfigError
-from pi05.model import flow, pi05, tree
+from pi05.model import attention, flow, pi05, tree
 from pi05.observation import AnyArray, Observation
-from pi05.training import sharding
 from pi05.training.augment import augment
 from pi05.training.optimizer import optimizer, schedule
 
 Flat = dict[str, Array]
 Metrics = dict[str, Float[Array, ""]]
+Part = tuple["Batch", Array, Array]
+"""Samples, their noise (draws, b, h, a) and time (draws, b)."""
 
 
 @struct.dataclass
@@ -88,23 +90,40 @@ def policy_params(state: TrainState) -> tree.Params:
     return tree.nest({**state.params, **(state.ema or {})})
 
 
-def loss_and_metrics(
-    params: tree.Params, config: ModelConfig, batch: Batch, noise: Float[Array, "n b h a"], time: Float[Array, "n b"]
+def loss_and_sums(
+    params: tree.Params,
+    config: ModelConfig,
+    compute: ComputeConfig,
+    batch: Batch,
+    noise: Float[Array, "n b h a"],
+    time: Float[Array, "n b"],
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Return the published loss, and beside it what makes it readable.
-
-    Metrics:
-        loss_real: The same over the robot's own dimensions inside the episode, without padding.
-        explained: 1 - loss / (loss of predicting zero velocity); near 0 means that nothing was learned.
-    """
-    predicted, target = pi05.predict(params, config, batch.observation, jnp.asarray(batch.actions), noise, time)
+    """Return the published loss, and beside it the means that `readable` makes metrics of."""
+    actions = jnp.asarray(batch.actions)
+    predicted, target = pi05.predict(params, config, compute, batch.observation, actions, noise, time)
     squared = jnp.square(predicted - target)
     loss = squared.mean()
     real = jnp.broadcast_to(batch.real, squared.shape)
     return loss, {
         "loss": loss,
-        "loss_real": jnp.where(real, squared, 0).sum() / real.sum(),
-        "explained": 1 - loss / jnp.square(target).mean(),
+        "squared_real": jnp.where(real, squared, 0).mean(),
+        "real": real.mean(),
+        "nothing": jnp.square(target).mean(),
+    }
+
+
+def readable(means: Metrics) -> Metrics:
+    """Return the published loss and what makes it readable.
+
+    Metrics:
+        loss: As published, over all dimensions and steps.
+        loss_real: The same over the robot's own dimensions inside the episode, without padding.
+        explained: 1 - loss / (loss of predicting zero velocity); near 0 means that nothing was learned.
+    """
+    return {
+        "loss": means["loss"],
+        "loss_real": means["squared_real"] / means["real"],
+        "explained": 1 - means["loss"] / means["nothing"],
     }
 
 
@@ -115,18 +134,22 @@ def update(
     time: Float[Array, "n b"],
     model: ModelConfig,
     train: TrainConfig,
+    compute: ComputeConfig,
 ) -> tuple[TrainState, Metrics]:
     """Take one optimizer step on given noise and time."""
     trainable = {path: state.params[path] for path in trainable_paths(model, train.freeze)}
 
-    def objective(trainable: Flat) -> tuple[Array, Metrics]:
-        return loss_and_metrics(tree.nest({**state.params, **trainable}), model, batch, noise, time)
+    def gradient(part: Part) -> tuple[Flat, Metrics]:
+        def objective(trainable: Flat) -> tuple[Array, Metrics]:
+            return loss_and_sums(tree.nest({**state.params, **trainable}), model, compute, *part)
 
-    gradients, metrics = jax.grad(objective, has_aux=True)(trainable)
+        return jax.grad(objective, has_aux=True)(trainable)
+
+    gradients, means = _in_parts(gradient, (batch, noise, time), compute.microbatches)
     changes, opt_state = optimizer(train.optimizer, train.steps).update(gradients, state.opt_state, trainable)
     trainable = cast(Flat, optax.apply_updates(cast(optax.Params, trainable), changes))
     params = {**state.params, **trainable}
-    metrics |= {
+    metrics = readable(means) | {
         "grad_norm": optax.tree.norm(gradients),
         "param_norm": optax.tree.norm(params),
         "learning_rate": schedule(train.optimizer, train.steps)(state.step),
@@ -149,10 +172,16 @@ def abstract_state(model: ModelConfig, train: TrainConfig) -> TrainState:
 
 
 def make_step(
-    mesh: Mesh, model: ModelConfig, train: TrainConfig
+    mesh: Mesh, model: ModelConfig, train: TrainConfig, compute: ComputeConfig
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Return the compiled step; the state stays sharded on the mesh and its memory is reused."""
+    if train.batch_size % (compute.microbatches * mesh.size):
+        raise ConfigError(
+            f"batch_size {train.batch_size} is not divisible by {compute.microbatches} microbatches on {mesh.size} "
+            f"devices; use compute.microbatches={_divisor(train.batch_size // mesh.size, compute.microbatches)}"
+        )
     states = state_sharding(mesh, model, train)
+    compute = attention.resolve(compute, model, mesh.devices.flat[0])
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         images = {name: jnp.asarray(pictures) for name, pictures in batch.observation.images.items()}
@@ -161,14 +190,9 @@ def make_step(
         key = jax.random.fold_in(jax.random.key(train.seed), state.step)
         draws = train.draws_per_sample
         noise, time = flow.draw(key, (draws * batch.actions.shape[0], *batch.actions.shape[1:]))
-        return update(
-            state,
-            batch,
-            noise.reshape(draws, *batch.actions.shape),
-            time.reshape(draws, batch.actions.shape[0]),
-            model,
-            train,
-        )
+        noise, time = noise.reshape(draws, *batch.actions.shape), time.reshape(draws, batch.actions.shape[0])
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return update(state, batch, noise, time, model, train, compute)
 
     return jax.jit(
         step,
@@ -176,6 +200,35 @@ def make_step(
         out_shardings=(states, sharding.replicated(mesh)),
         donate_argnums=0,
     )
+
+
+def _in_parts(gradient: Callable[[Part], tuple[Flat, Metrics]], whole: Part, parts: int) -> tuple[Flat, Metrics]:
+    """Return the means of gradients and metrics over the parts of a batch, one computed after the other.
+
+    Part j has every sample i with i mod parts = j, so each device keeps its own samples.
+    """
+    if parts == 1:
+        return gradient(whole)
+
+    def split(array: Array, axis: int) -> Array:
+        shape = array.shape
+        split = jnp.asarray(array).reshape(*shape[:axis], shape[axis] // parts, parts, *shape[axis + 1 :])
+        return jnp.moveaxis(split, axis + 1, 0)
+
+    batch, noise, time = whole
+    every = jax.tree.map(lambda array: split(array, 0), batch), split(noise, 1), split(time, 1)
+
+    def add(total: tuple[Flat, Metrics], part: Part) -> tuple[tuple[Flat, Metrics], None]:
+        return jax.tree.map(jnp.add, total, gradient(part)), None
+
+    first, rest = jax.tree.map(lambda array: array[0], every), jax.tree.map(lambda array: array[1:], every)
+    total, _ = jax.lax.scan(add, gradient(first), rest)
+    return jax.tree.map(lambda array: array / parts, total)
+
+
+def _divisor(number: int, near: int) -> int:
+    """Return the smallest divisor of a number that is at least `near`, or the number."""
+    return next((divisor for divisor in range(near, number) if number % divisor == 0), number)
 
 
 def _average(ema: Flat, params: Flat, decay: float | None) -> Flat:

@@ -205,7 +205,7 @@ def test_the_status_of_a_pipeline_shows_its_stages(capsys, here):
 
 
 def test_of_takes_the_options_of_the_training_run(capsys, here):
-    train = put(here, spec("train", overrides={"train.seed": 7, "model.dtype": "bfloat16"}, again=1), created=1)
+    train = put(here, spec("train", overrides={"train.seed": 7, "compute.dtype": "bfloat16"}, again=1), created=1)
     _, out, _ = command(capsys, "render", "eval", "pushcube", "--of", train, "--set", "eval.episodes=7")
     job = json.loads(out)
     assert (job["train_run"], job["eval"]["episodes"]) == (train, 7)

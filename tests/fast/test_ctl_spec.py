@@ -123,7 +123,7 @@ def test_an_unknown_path_is_refused_with_the_nearest(text, message):
         ({"train__steps": -1}, "train.steps: Input should be greater than 0 (given -1)"),
         ({"train__steps": True}, "train.steps: Input should be a valid integer (given True)"),
         ({"train__steps": "many"}, "train.steps: Input should be a valid integer (given 'many')"),
-        ({"model__dtype": "float16"}, "model.dtype: Input should be 'float32' or 'bfloat16' (given 'float16')"),
+        ({"compute__dtype": "float16"}, "compute.dtype: Input should be 'float32' or 'bfloat16' (given 'float16')"),
         ({"train__steps": 50}, "optimizer.warmup_steps 100 must be less than the 50 decay steps"),
         ({"model__expert__depth": 3}, "vlm.depth 4 and expert.depth 3 must be equal"),
         ({"train__batch_size": 30, "train__fsdp_devices": 8}, "batch_size 30 is not divisible by 8 devices"),

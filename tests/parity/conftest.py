@@ -27,7 +27,7 @@ class Golden:
     inputs: dict[str, jax.Array]
     outputs: dict[str, np.ndarray]
 
-    def model(self, dtype: str = "float32", remat: bool = False) -> ModelConfig:
+    def model(self) -> ModelConfig:
         return ModelConfig(
             vlm=GemmaConfig(**self.meta["vlm"]),
             expert=GemmaConfig(**self.meta["expert"]),
@@ -37,8 +37,6 @@ class Golden:
             action_horizon=self.meta["action_horizon"],
             max_token_len=self.meta["max_token_len"],
             image_size=self.inputs[f"image/{self.meta['image_keys'][0]}"].shape[1],
-            dtype=dtype,
-            remat=remat,
         )
 
     def train(self) -> TrainConfig:

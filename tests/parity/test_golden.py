@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pi05.config import FLOAT32, ComputeConfig
 from pi05.model import pi05, tree
 from pi05.observation import compact
 from pi05.training import step
@@ -24,15 +25,15 @@ def relative(found: jax.Array | np.ndarray, wanted: np.ndarray) -> float:
 
 
 def velocity(golden: Golden, dtype: str, compacted: bool = False) -> jax.Array:
-    config, observation = golden.model(dtype), golden.observation()
+    config, compute, observation = golden.model(), ComputeConfig(dtype=dtype), golden.observation()
     observation = compact(observation) if compacted else observation
 
     @jax.jit
     def run(params: tree.Params) -> jax.Array:
-        prefix = pi05.encode(params, config, observation)
+        prefix = pi05.encode(params, config, compute, observation)
         noise, time = golden.inputs["noise"], golden.inputs["time"]
         noisy = time[:, None, None] * noise + (1 - time[:, None, None]) * golden.inputs["actions"]
-        return pi05.velocity(params, config, prefix, noisy, time)
+        return pi05.velocity(params, config, compute, prefix, noisy, time)
 
     return run(golden.nested())
 
@@ -44,9 +45,9 @@ def test_every_parameter_is_in_the_table(golden: Golden) -> None:
 
 
 def test_prefix_tokens(golden: Golden) -> None:
-    tokens, mask = jax.jit(partial(pi05.embed_prefix, config=golden.model(), observation=golden.observation()))(
-        golden.nested()
-    )
+    tokens, mask = jax.jit(
+        partial(pi05.embed_prefix, config=golden.model(), compute=FLOAT32, observation=golden.observation())
+    )(golden.nested())
     np.testing.assert_array_equal(mask, golden.outputs["prefix_mask"])
     assert relative(tokens, golden.outputs["prefix_tokens"]) < F32
 
@@ -76,6 +77,7 @@ def test_loss(golden: Golden) -> None:
         lambda params: pi05.predict(
             params,
             golden.model(),
+            FLOAT32,
             golden.observation(),
             inputs["actions"],
             inputs["noise"][None],
@@ -86,7 +88,8 @@ def test_loss(golden: Golden) -> None:
 
 
 def test_draws_share_a_prefix_without_changing_the_numbers(golden: Golden) -> None:
-    inputs, args = golden.inputs, (golden.nested(), golden.model(), golden.observation(), golden.inputs["actions"])
+    inputs = golden.inputs
+    args = (golden.nested(), golden.model(), FLOAT32, golden.observation(), inputs["actions"])
     noise, time = inputs["train_noise"][:3], inputs["train_time"][:3]
     together, _ = pi05.predict(*args, noise, time)
     for i in range(3):
@@ -96,19 +99,20 @@ def test_draws_share_a_prefix_without_changing_the_numbers(golden: Golden) -> No
 
 def test_samples(golden: Golden) -> None:
     for steps in golden.meta["sample_steps"]:
-        found = jax.jit(partial(pi05.sample, config=golden.model(), steps=steps))(
+        found = jax.jit(partial(pi05.sample, config=golden.model(), compute=FLOAT32, steps=steps))(
             golden.nested(), observation=compact(golden.observation()), noise=golden.inputs["noise"]
         )
         assert relative(found, golden.outputs[f"sampled_{steps}"]) < F32, f"{steps} steps"
 
 
-@pytest.mark.parametrize("remat", [False, True])
-def test_gradients(golden: Golden, remat: bool) -> None:
+@pytest.mark.parametrize("recompute", ["nothing", "cheap", "layers"])
+def test_gradients(golden: Golden, recompute: str) -> None:
     batch = _batch(golden)
 
     def objective(flat: step.Flat) -> jax.Array:
         noise, time = golden.inputs["train_noise"][:1], golden.inputs["train_time"][:1]
-        return step.loss_and_metrics(tree.nest(flat), golden.model(remat=remat), batch, noise, time)[0]
+        compute = ComputeConfig(recompute=recompute)
+        return step.loss_and_sums(tree.nest(flat), golden.model(), compute, batch, noise, time)[0]
 
     gradients = jax.jit(jax.grad(objective))(golden.params)
     largest = max(value for path, value in golden.outputs.items() if path.startswith("grad0_norm/"))
@@ -120,7 +124,7 @@ def test_gradients(golden: Golden, remat: bool) -> None:
 def test_ten_training_steps(golden: Golden) -> None:
     model, train = golden.model(), golden.train()
     state, batch = step.new_state(dict(golden.params), model, train), _batch(golden)
-    update = jax.jit(partial(step.update, model=model, train=train))
+    update = jax.jit(partial(step.update, model=model, train=train, compute=FLOAT32))
     for i in range(train.steps):
         noise, time = golden.inputs["train_noise"][i : i + 1], golden.inputs["train_time"][i : i + 1]
         state, metrics = update(state, batch, noise, time)

@@ -17,18 +17,28 @@ import jax
 import numpy as np
 import pytest
 
-from pi05.config import Convention, GemmaConfig, ModelConfig, OptimizerConfig, TrainConfig, TrainJob, VitConfig
+from pi05.config import (
+    FLOAT32,
+    ComputeConfig,
+    Convention,
+    GemmaConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+    TrainJob,
+    VitConfig,
+)
 from pi05.data.batches import Loader, Source, data_stats
 from pi05.data.dataset import Dataset, DatasetMeta
 from pi05.data.tokenizer import TINY, Tokenizer
 from pi05.data.transforms import Recipe
 from pi05.events import Event, EventWriter, parse
 from pi05.jobs.runtime import Stopped
+from pi05.sharding import make_mesh
 from pi05.simulator import state_names
 from pi05.storage import FileStorage, RunPaths
 from pi05.tasks import find
 from pi05.training.loop import Training
-from pi05.training.sharding import make_mesh
 
 GEMMA = GemmaConfig(width=64, depth=2, mlp_dim=128, num_heads=4, num_kv_heads=1, head_dim=16)
 MODEL = ModelConfig(
@@ -39,7 +49,6 @@ MODEL = ModelConfig(
     action_dim=8,
     action_horizon=4,
     max_token_len=64,
-    dtype="float32",
 )
 TRAIN = TrainConfig(
     steps=20,
@@ -89,6 +98,9 @@ class Around:
     def seen(self) -> list[Event]:
         return [event for line in self.stream.getvalue().splitlines() if (event := parse(line))]
 
+    def metric(self, name: str) -> list[float]:
+        return [e.metrics[name] for e in self.seen if e.kind == "progress" and e.metrics]
+
     @property
     def losses(self) -> dict[int, float]:
         return {e.step: e.metrics["loss"] for e in self.seen if e.kind == "progress" and e.step and e.metrics}
@@ -118,7 +130,11 @@ def new_around(root: Path, stop_after: int | None = None, run: str = "train-push
 
 
 def make_training(
-    train: TrainConfig = TRAIN, devices: int = 8, model: ModelConfig = MODEL, dataset: Dataset | None = None
+    train: TrainConfig = TRAIN,
+    devices: int = 8,
+    model: ModelConfig = MODEL,
+    dataset: Dataset | None = None,
+    compute: ComputeConfig = FLOAT32,
 ) -> Training:
     """Return a training on the first `devices` devices."""
     data = dataset or make_dataset()
@@ -129,6 +145,7 @@ def make_training(
         convention=CONVENTION,
         dataset="datasets/pushcube/0",
         model=model,
+        compute=compute,
         train=train,
     )
     recipe = Recipe(

@@ -6,10 +6,12 @@ import jax
 import numpy as np
 import pytest
 
+from pi05.config import FLOAT32, ComputeConfig
 from pi05.errors import ConfigError
+from pi05.sharding import make_mesh
 from pi05.training.loop import start
-from pi05.training.sharding import make_mesh
-from tests.train.conftest import MODEL, TRAIN, Around, make_training, new_around
+from pi05.training.step import make_step
+from tests.train.conftest import TRAIN, Around, make_training, new_around
 
 SHORT = TRAIN.model_copy(update={"steps": 6})
 
@@ -48,7 +50,7 @@ def test_parameters_and_moments_are_sharded_over_all_devices(around: Around) -> 
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32(around: Around) -> None:
-    training = make_training(SHORT, model=MODEL.model_copy(update={"dtype": "bfloat16"}))
+    training = make_training(SHORT, compute=ComputeConfig(dtype="bfloat16"))
     state = training.fit(start(training, around), around)
     assert {str(leaf.dtype) for leaf in state.params.values()} == {"float32"}
     assert around.losses[6] < 1.2 * around.losses[1]
@@ -62,3 +64,19 @@ def test_a_batch_that_does_not_divide_is_refused_with_the_near_ones() -> None:
 def test_shards_that_do_not_divide_are_refused() -> None:
     with pytest.raises(ConfigError, match="fsdp_devices 3 does not divide the 8 devices"):
         make_mesh(3, 8)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_microbatches_give_the_numbers_of_the_whole_batch(tmp_path: Path, devices: int) -> None:
+    whole, parts = new_around(tmp_path / "whole"), new_around(tmp_path / "parts")
+    for around, compute in ((whole, FLOAT32), (parts, ComputeConfig(microbatches=2))):
+        training = make_training(SHORT, devices, compute=compute)
+        training.fit(start(training, around), around)
+    for name in ("loss", "loss_real", "explained", "grad_norm"):
+        np.testing.assert_allclose(parts.metric(name), whole.metric(name), rtol=1e-4, err_msg=name)
+
+
+def test_microbatches_that_do_not_divide_are_refused_with_a_near_one() -> None:
+    training = make_training(SHORT, 2, compute=ComputeConfig(microbatches=3))
+    with pytest.raises(ConfigError, match=r"3 microbatches on 2 devices; use compute\.microbatches=4"):
+        make_step(training.mesh, training.job.model, training.job.train, training.job.compute)

@@ -6,10 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 from pi05.errors import ConfigError
 
 DATA, FSDP = "data", "fsdp"
+_ROWS = PartitionSpec((DATA, FSDP))
 
 
 def make_mesh(fsdp_devices: int, batch_size: int, devices: Sequence[Any] | None = None) -> Mesh:
@@ -55,7 +57,18 @@ def fsdp_sharding(mesh: Mesh, array: jax.ShapeDtypeStruct | jax.Array, min_bytes
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Return the split of a batch's leading axis over all devices."""
-    return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+    return NamedSharding(mesh, _ROWS)
+
+
+def on_batch(x: Array) -> Array:
+    """Keep activations where their samples are: split on the leading axis alone. Without a mesh nothing happens.
+
+    What the blocks do not say, the partitioner decides, and it moves activations instead of weights: all samples and an
+    eighth of the features on each device, 62 GB on the wire a step of the full preset instead of 13.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, _ROWS)
 
 
 def own_rows(place: NamedSharding, batch_size: int) -> slice:
