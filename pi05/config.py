@@ -138,8 +138,10 @@ class ComputeConfig(Section):
 
     Attributes:
         dtype: Compute type; parameters and optimizer stay float32.
-        recompute: What the backward pass computes again instead of keeping it: `nothing`; `cheap`, all but the matrix
-            products; `layers`, whole layers. The suffix is never computed again: its activations are small.
+        recompute: What the backward pass computes again instead of keeping it: `nothing` but the insides of norms and
+            activation functions; `cheap`, all that is between matrix products; whole `layers`. Less memory, more time.
+            The suffix is never computed again: its activations are small.
+        layers: `looped`, which is quick to compile, `unrolled`, which runs faster, or `auto`: unrolled on a GPU.
         attention: `xla`, `cudnn` (NVIDIA, bfloat16; keeps no logits in memory), or `auto`: cudnn where it can be had.
         microbatches: Parts of a batch that are computed one after the other; their gradients are averaged. Less memory,
             more time, the same numbers to rounding.
@@ -147,6 +149,7 @@ class ComputeConfig(Section):
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     recompute: Literal["nothing", "cheap", "layers"] = "nothing"
+    layers: Literal["auto", "looped", "unrolled"] = "auto"
     attention: Literal["auto", "xla", "cudnn"] = "auto"
     microbatches: Positive = 1
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from pi05.config import FLOAT32, ComputeConfig, Convention
 from pi05.data.transforms import Recipe
 from pi05.errors import DataError
-from pi05.model import attention, pi05, tree, weights
+from pi05.model import device, pi05, tree, weights
 from pi05.observation import Observation
 from pi05.training import checkpoint
 from pi05.training.checkpoint import CheckpointMeta
@@ -51,7 +51,7 @@ class Policy:
         self.meta, self._recipe, self._params = meta, recipe, params
         self._rows, self._key = rows, jax.random.key(seed)
         self._tokens = _longest_prompt(recipe)
-        compute = attention.resolve(compute, meta.model, jax.devices()[0])
+        compute = device.resolve(compute, meta.model, jax.devices()[0])
         self._sample = jax.jit(
             partial(_sample, config=meta.model, compute=compute, steps=sampling_steps, temperature=temperature)
         )

@@ -43,15 +43,17 @@ def make_mesh(fsdp_devices: int, batch_size: int, devices: Sequence[Any] | None 
 def fsdp_sharding(mesh: Mesh, array: jax.ShapeDtypeStruct | jax.Array, min_bytes: int) -> NamedSharding:
     """Return how one array of the training state is sharded.
 
-    Arrays of at least `min_bytes` are split on their largest axis that divides by the shard count; others, and those
-    without such an axis, are replicated.
+    Arrays of at least `min_bytes` are split on the first axis that divides by the shard count and is not the layer's:
+    what is gathered is then in order, and no optimizer step has to transpose it. Others, and those without such an
+    axis, are replicated.
     """
     shards = mesh.shape[FSDP]
     spec: list[str | None] = [None] * array.ndim
     if shards > 1 and array.size * array.dtype.itemsize >= min_bytes:
         axes = [axis for axis in range(array.ndim) if array.shape[axis] % shards == 0]
         if axes:
-            spec[max(axes, key=lambda axis: array.shape[axis])] = FSDP
+            within_layer = [axis for axis in axes if axis > 0 or array.ndim < 3]
+            spec[(within_layer or axes)[0]] = FSDP
     return NamedSharding(mesh, PartitionSpec(*spec))
 
 

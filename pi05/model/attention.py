@@ -8,25 +8,14 @@ Which keys exist is a length: they come first. (Flash attention: arXiv 2205.1413
 Shapes: b batch, t queries, s keys, n query heads, k kv heads, d head dim.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pi05.config import ComputeConfig, ModelConfig
+from pi05.sharding import on_batch
 
 _MASKED = -2.3819763e38
 """Logit of a key that does not exist; the value the published model uses."""
-_WIDEST = {(9, 0): 256, (8, 0): 128}
-"""Largest head that cuDNN 9.5 and newer takes, forward and backward, from a compute capability on."""
-
-
-def resolve(compute: ComputeConfig, model: ModelConfig, device: Any) -> ComputeConfig:
-    """Return the settings with `auto` decided for a device, which may be one that is described and not there."""
-    if compute.attention != "auto":
-        return compute
-    return compute.model_copy(update={"attention": "cudnn" if _has_cudnn(compute, model, device) else "xla"})
 
 
 def attend(
@@ -40,6 +29,7 @@ def attend(
 
     Queries are multiplied by d^-0.5 here. `how` is `xla` or `cudnn`; `auto`, which nobody resolved, is xla.
     """
+    q, k, v = on_batch(q), on_batch(k), on_batch(v)
     if how == "cudnn":
         return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths, implementation="cudnn")
     return _by_xla(q * q.shape[-1] ** -0.5, k, v, lengths)
@@ -60,13 +50,3 @@ def _by_xla(q: Array, k: Array, v: Array, lengths: Array | None) -> Array:
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     mixed = jnp.einsum("bkts,bskd->bktd", weights, v)
     return mixed.reshape(b, kv, t, n // kv, d).swapaxes(1, 2).reshape(b, t, n, d)
-
-
-def _has_cudnn(compute: ComputeConfig, model: ModelConfig, device: Any) -> bool:
-    """Return whether cuDNN takes all heads of a model on a device."""
-    capability = str(getattr(device, "compute_capability", ""))
-    if device.platform != "gpu" or compute.dtype != "bfloat16" or "." not in capability:
-        return False
-    found = tuple(int(part) for part in capability.split("."))
-    widest = max((size for needed, size in _WIDEST.items() if found >= needed), default=0)
-    return max(model.vlm.head_dim, model.vit.width // model.vit.num_heads) <= widest

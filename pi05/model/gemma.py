@@ -21,14 +21,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pi05.config import ComputeConfig
+from pi05.model import stack
 from pi05.model.attention import attend
-from pi05.model.recompute import recomputed
+from pi05.model.stack import inside, kept
 from pi05.model.tree import Params
 from pi05.sharding import on_batch
 
 _EPS = 1e-6
 _MAX_WAVELENGTH = 10_000
-_UNROLLED = 4
+_ADAPTIVE = ("pre_attention_norm_1", "pre_ffw_norm_1")
+"""The expert's norms in a layer; what the time vector makes of them is one product for all layers."""
 
 
 class KeyValues(NamedTuple):
@@ -70,12 +72,8 @@ def encode_prefix(
         return on_batch(x), (on_batch(k), on_batch(v))
 
     layers = params["layers"]
-    x, (keys, values) = jax.lax.scan(
-        recomputed(layer_step, compute.recompute),
-        on_batch(x),
-        jax.tree.map(lambda w: w[:-1], layers),
-        unroll=_unroll(layers),
-    )
+    before_last = jax.tree.map(lambda w: w[:-1], layers)
+    x, (keys, values) = stack.run(layer_step, on_batch(x), before_last, compute, compute.recompute)
     last = jax.tree.map(lambda w: w[-1], layers)
     _, k, v = _project(last, "", _rms_norm(last["pre_attention_norm"], x), positions)
     return KeyValues(jnp.concatenate([keys, k[None]]), jnp.concatenate([values, v[None]]), lengths)
@@ -93,29 +91,24 @@ def decode_suffix(
         condition: Time vector that scales, shifts and gates every norm.
         compute: How; nothing is computed again.
     """
-    h = x.shape[1]
+    h, condition = x.shape[1], condition.astype(x.dtype)
     positions = prefix.lengths[:, None] + jnp.arange(h)
+    norms = {name: _modulation(params["layers"][name], condition) for name in _ADAPTIVE}
+    layers = {name: layer for name, layer in params["layers"].items() if name not in _ADAPTIVE}
 
-    def layer_step(x: Array, scanned: tuple[Params, Array, Array]) -> tuple[Array, None]:
-        layer, keys, values = scanned
-        y, gate = _adaptive_norm(layer["pre_attention_norm_1"], x, condition)
+    def layer_step(x: Array, scanned: tuple[Params, dict[str, Array], Array, Array]) -> tuple[Array, None]:
+        layer, norm, keys, values = scanned
+        y, gate = _adaptive_norm(x, norm["pre_attention_norm_1"])
         q, k, v = _project(layer, "_1", y, positions)
         k, v = jnp.concatenate([k, keys], axis=1), jnp.concatenate([v, values], axis=1)  # what exists comes first
         mixed = attend(q, k, v, h + prefix.lengths, compute.attention)
         x = x + _merge(layer["attn"]["attn_vec_einsum_1"], mixed) * gate
-        y, gate = _adaptive_norm(layer["pre_ffw_norm_1"], x, condition)
+        y, gate = _adaptive_norm(x, norm["pre_ffw_norm_1"])
         return on_batch(x + _mlp(layer["mlp_1"], y) * gate), None
 
-    x, _ = jax.lax.scan(
-        layer_step, on_batch(x), (params["layers"], prefix.keys, prefix.values), unroll=_unroll(params["layers"])
-    )
-    return _adaptive_norm(params["final_norm_1"], x, condition)[0]
-
-
-def _unroll(layers: Params) -> int:
-    """Unroll a few layers, which a CPU compiles and runs a third faster; loop over many."""
-    depth = layers["mlp"]["linear"].shape[0]
-    return depth if depth <= _UNROLLED else 1
+    stacked = layers, norms, prefix.keys, prefix.values
+    x, _ = stack.run(layer_step, on_batch(x), stacked, compute, recompute="nothing")
+    return _adaptive_norm(x, _modulation(params["final_norm_1"], condition))[0]
 
 
 def _project(layer: Params, suffix: str, x: Array, positions: Array) -> tuple[Array, Array, Array]:
@@ -126,7 +119,7 @@ def _project(layer: Params, suffix: str, x: Array, positions: Array) -> tuple[Ar
     else:
         q = jnp.einsum("btw,nwd->btnd", x, attention[f"q_einsum{suffix}"]["w"].astype(x.dtype))
         k, v = jnp.einsum("bsw,ckwd->cbskd", x, attention[f"kv_einsum{suffix}"]["w"].astype(x.dtype))
-    return _rotate(q, positions), _rotate(k, positions), v
+    return kept(_rotate(q, positions)), kept(_rotate(k, positions)), kept(v)
 
 
 def _merge(out: Params, mixed: Array) -> Array:
@@ -140,8 +133,13 @@ def _mlp(layer: Params, x: Array) -> Array:
     """Work on tokens without their batch axis: its gradients are then plain matrix products."""
     gate, up = layer["gating_einsum"].astype(x.dtype)
     tokens = x.reshape(-1, x.shape[-1])
-    hidden = jax.nn.gelu(tokens @ gate, approximate=True) * (tokens @ up)
+    hidden = _gated(kept(tokens @ gate), kept(tokens @ up))
     return (hidden @ layer["linear"].astype(x.dtype)).reshape(x.shape)
+
+
+@inside
+def _gated(gate: Array, up: Array) -> Array:
+    return jax.nn.gelu(gate, approximate=True) * up
 
 
 def _rotate(x: Array, positions: Array) -> Array:
@@ -160,13 +158,20 @@ def _normalise(x: Array) -> Array:
     return x * jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + _EPS)
 
 
+@inside
 def _rms_norm(layer: Params, x: Array) -> Array:
     return (_normalise(x) * (1 + layer["scale"])).astype(x.dtype)
 
 
-def _adaptive_norm(layer: Params, x: Array, condition: Array) -> tuple[Array, Array]:
-    """Return the normalised, scaled and shifted input and the gate of the block's residual."""
+def _modulation(layer: Params, condition: Array) -> Array:
+    """Return what the time vector makes of an adaptive norm, (b 3w); of stacked norms all at once, (l b 3w)."""
     dense = layer["Dense_0"]
-    modulation = condition.astype(x.dtype) @ dense["kernel"].astype(x.dtype) + dense["bias"].astype(x.dtype)
+    kernel, bias = dense["kernel"].astype(condition.dtype), dense["bias"].astype(condition.dtype)
+    return jnp.einsum("bw,...wm->...bm", condition, kernel) + bias[..., None, :]
+
+
+@inside
+def _adaptive_norm(x: Array, modulation: Array) -> tuple[Array, Array]:
+    """Return the normalised, scaled and shifted input and the gate of the block's residual."""
     scale, shift, gate = jnp.split(modulation[:, None, :], 3, axis=-1)
     return (_normalise(x) * (1 + scale) + shift).astype(x.dtype), gate

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pi05.config import ComputeConfig
+from pi05.model import stack
 from pi05.model.attention import attend
-from pi05.model.recompute import recomputed
+from pi05.model.stack import inside, kept
 from pi05.model.tree import Params
 from pi05.sharding import on_batch
 
@@ -32,7 +33,7 @@ def encode_images(
     def block(x: Array, layer: Params) -> tuple[Array, None]:
         return on_batch(_block(layer, x, compute.attention)), None
 
-    x, _ = jax.lax.scan(recomputed(block, compute.recompute), x, params["Transformer"]["encoderblock"])
+    x, _ = stack.run(block, x, params["Transformer"]["encoderblock"], compute, compute.recompute)
     x = _layer_norm(params["Transformer"]["encoder_norm"], x)
     return _dense(params["head"], x)
 
@@ -48,8 +49,13 @@ def _embed_patches(params: Params, images: Array, patch: int) -> Array:
 
 def _block(layer: Params, x: Array, how: str) -> Array:
     x = x + _attention(layer["MultiHeadDotProductAttention_0"], _layer_norm(layer["LayerNorm_0"], x), how)
-    hidden = _dense(layer["MlpBlock_0"]["Dense_0"], _layer_norm(layer["LayerNorm_1"], x))
-    return x + _dense(layer["MlpBlock_0"]["Dense_1"], jax.nn.gelu(hidden, approximate=True))
+    hidden = kept(_dense(layer["MlpBlock_0"]["Dense_0"], _layer_norm(layer["LayerNorm_1"], x)))
+    return x + _dense(layer["MlpBlock_0"]["Dense_1"], _gelu(hidden))
+
+
+@inside
+def _gelu(x: Array) -> Array:
+    return jax.nn.gelu(x, approximate=True)
 
 
 def _attention(layer: Params, x: Array, how: str) -> Array:
@@ -57,13 +63,14 @@ def _attention(layer: Params, x: Array, how: str) -> Array:
 
     def project(name: str) -> Array:
         kernel, bias = layer[name]["kernel"].astype(x.dtype), layer[name]["bias"].astype(x.dtype)
-        return jnp.einsum("btw,wnd->btnd", x, kernel) + bias
+        return kept(jnp.einsum("btw,wnd->btnd", x, kernel) + bias)
 
     mixed = attend(project("query"), project("key"), project("value"), None, how)
     out = layer["out"]
     return jnp.einsum("btnd,ndw->btw", mixed, out["kernel"].astype(x.dtype)) + out["bias"].astype(x.dtype)
 
 
+@inside
 def _layer_norm(layer: Params, x: Array) -> Array:
     """Normalise in float32."""
     y = x.astype(jnp.float32)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from pi05 import sharding
 from pi05.config import ComputeConfig, ModelConfig, TrainConfig
 from pi05.errors import ConfigError
-from pi05.model import attention, flow, pi05, tree
+from pi05.model import device, flow, pi05, tree
 from pi05.observation import AnyArray, Observation
 from pi05.training.augment import augment
 from pi05.training.optimizer import optimizer, schedule
@@ -181,7 +181,7 @@ def make_step(
             f"devices; use compute.microbatches={_divisor(train.batch_size // mesh.size, compute.microbatches)}"
         )
     states = state_sharding(mesh, model, train)
-    compute = attention.resolve(compute, model, mesh.devices.flat[0])
+    compute = device.resolve(compute, model, mesh.devices.flat[0])
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         images = {name: jnp.asarray(pictures) for name, pictures in batch.observation.images.items()}
