@@ -145,6 +145,8 @@ class ComputeConfig(Section):
         attention: `xla`, `cudnn` (NVIDIA, bfloat16; keeps no logits in memory), or `auto`: cudnn where it can be had.
         microbatches: Parts of a batch that are computed one after the other; their gradients are averaged. Less memory,
             more time, the same numbers to rounding.
+        xla_options: Options of XLA for the step, each `name=value`, for example `xla_gpu_deterministic_ops=true`; those
+            of a GPU count on a GPU alone.
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -152,6 +154,7 @@ class ComputeConfig(Section):
     layers: Literal["auto", "looped", "unrolled"] = "auto"
     attention: Literal["auto", "xla", "cudnn"] = "auto"
     microbatches: Positive = 1
+    xla_options: tuple[Annotated[str, Field(pattern=r"^xla_[a-z0-9_]+=\S+$")], ...] = ()
 
 
 FLOAT32 = ComputeConfig()
@@ -199,7 +202,7 @@ class TrainConfig(Section):
         steps: Optimizer steps.
         batch_size: Global batch, split over all devices.
         seed: Seed of initial weights, data order, noise and time.
-        fsdp_devices: Devices over which parameters are sharded; 0 means all.
+        fsdp_devices: Devices over which parameters are sharded; 0 means those of a node. Between nodes they are copied.
         fsdp_min_bytes: Arrays smaller than this are replicated.
         weights: Base weights in storage (`weights/<name>`); None starts from random ones.
         tokenizer: SentencePiece file in storage (`weights/<name>.model`); None uses the small one of the recipe.

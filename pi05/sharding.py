@@ -18,7 +18,8 @@ def make_mesh(fsdp_devices: int, batch_size: int, devices: Sequence[Any] | None 
     """Return devices as a (data, fsdp) mesh.
 
     Args:
-        fsdp_devices: Devices that share one copy of the parameters; 0 means all.
+        fsdp_devices: Devices that share one copy of the parameters; 0 means those of a node, which is a process:
+            parameters then cross the network as gradients, once a step, and never to be gathered.
         batch_size: Global batch, which must divide by the devices.
         devices: None takes all there are, of all processes.
 
@@ -28,7 +29,7 @@ def make_mesh(fsdp_devices: int, batch_size: int, devices: Sequence[Any] | None 
     devices = devices or jax.devices()
     total = len(devices)
     all_of_them = f"{total} devices" + (f" of {jax.process_count()} processes" if jax.process_count() > 1 else "")
-    fsdp = fsdp_devices or total
+    fsdp = fsdp_devices or sum(device.process_index == devices[0].process_index for device in devices)
     if total % fsdp:
         raise ConfigError(f"fsdp_devices {fsdp} does not divide the {all_of_them}; use a divisor of {total}, or 0")
     if batch_size % total:

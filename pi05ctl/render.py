@@ -30,7 +30,7 @@ from pi05ctl.spec import Options, RunSpec, resolve
 
 _NO_RESULT = {
     "demos": {"block", "workers"},
-    "compute": {"recompute", "layers", "attention", "microbatches"},
+    "compute": {"recompute", "layers", "attention", "microbatches", "xla_options"},
     "train": {"fsdp_devices"},
     "eval": {"environments", "workers"},
 }

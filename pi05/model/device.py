@@ -18,6 +18,13 @@ def resolve(compute: ComputeConfig, model: ModelConfig, device: Any) -> ComputeC
     return compute.model_copy(update={"attention": attention, "layers": layers})
 
 
+def xla_options(compute: ComputeConfig, device: Any) -> dict[str, str | bool]:
+    """Return the options of XLA that are for a device of this kind, as JAX takes them."""
+    foreign = "xla_cpu_" if device.platform == "gpu" else "xla_gpu_"
+    pairs = [option.split("=", 1) for option in compute.xla_options if not option.startswith(foreign)]
+    return {name: {"true": True, "false": False}.get(value, value) for name, value in pairs}
+
+
 def _has_cudnn(compute: ComputeConfig, model: ModelConfig, device: Any) -> bool:
     """Return whether cuDNN's attention takes all heads of a model on a device."""
     capability = str(getattr(device, "compute_capability", ""))

@@ -199,6 +199,7 @@ def make_step(
         in_shardings=(states, sharding.batch_sharding(mesh)),
         out_shardings=(states, sharding.replicated(mesh)),
         donate_argnums=0,
+        compiler_options=device.xla_options(compute, mesh.devices.flat[0]),
     )
 
 

@@ -1,5 +1,9 @@
 """The same numbers on 1, 4 and 8 devices, FSDP really sharding, and errors before work starts."""
 
+import math
+import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -8,11 +12,16 @@ import pytest
 
 from pi05.config import FLOAT32, ComputeConfig
 from pi05.errors import ConfigError
-from pi05.sharding import make_mesh
-from pi05.training.loop import start
-from pi05.training.step import make_step
+from pi05.model import tree
+from pi05.sharding import batch_sharding, make_mesh
+from pi05.training.loop import Training, start
+from pi05.training.step import Batch, TrainState, abstract_state, make_step, state_sharding
 from tests.train.conftest import TRAIN, Around, make_training, new_around
 
+COLLECTIVE = re.compile(
+    r"= \(?\w+\[([\d,]+)\]\S* (?:all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)\("
+)
+"""Sizes of what a collective of a compiled program returns."""
 SHORT = TRAIN.model_copy(update={"steps": 6})
 
 
@@ -22,6 +31,19 @@ def losses(root: Path, devices: int, **changes: object) -> list[float]:
     training.fit(start(training, around), around)
     assert sorted(around.losses) == [1, 2, 3, 4, 5, 6]
     return list(around.losses.values())
+
+
+def abstract(training: Training) -> tuple[TrainState, Batch]:
+    """Return the shapes that the training's step takes."""
+    job, place = training.job, batch_sharding(training.mesh)
+    states = jax.tree.map(
+        lambda array, place: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place),
+        abstract_state(job.model, job.train),
+        state_sharding(training.mesh, job.model, job.train),
+    )
+    samples = training.loader.batch(0)
+    batch = Batch(samples.observation, samples.actions, samples.real)
+    return states, jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place), batch)
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +102,24 @@ def test_microbatches_that_do_not_divide_are_refused_with_a_near_one() -> None:
     training = make_training(SHORT, 2, compute=ComputeConfig(microbatches=3))
     with pytest.raises(ConfigError, match=r"3 microbatches on 2 devices; use compute\.microbatches=4"):
         make_step(training.mesh, training.job.model, training.job.train, training.job.compute)
+
+
+def test_options_of_xla_reach_the_compiler_and_those_of_a_gpu_do_not_on_a_cpu() -> None:
+    def step(*options: str) -> Callable:
+        training = make_training(SHORT, 1, compute=ComputeConfig(xla_options=options))
+        job = training.job
+        return partial(make_step(training.mesh, job.model, job.train, job.compute).lower, *abstract(training))
+
+    step("xla_gpu_deterministic_ops=true")().compile()
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
+        step("xla_no_such_option=true")().compile()
+
+
+def test_a_step_moves_weights_and_their_gradients_and_never_activations() -> None:
+    training = make_training(TRAIN.model_copy(update={"batch_size": 512, "fsdp_devices": 8}))
+    job = training.job
+    program = make_step(training.mesh, job.model, job.train, job.compute).lower(*abstract(training)).compile()
+    moved = [math.prod(map(int, sizes.split(","))) for sizes in COLLECTIVE.findall(program.as_text())]
+    largest = max(math.prod(leaf.shape) for leaf in tree.leaves(job.model).values())
+    assert moved
+    assert max(moved) <= largest, "512 samples of 64 tokens are more than any weight"
