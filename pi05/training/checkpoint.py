@@ -193,6 +193,7 @@ def read_recipe(folder: Path, meta: CheckpointMeta, task: str | None = None) -> 
         stats=stats.read(folder / "assets" / ASSET_ID),
         tokenizer=Tokenizer.load(folder / TOKENIZER),
         sentence=meta.sentence_of(task or meta.task),
+        others=tuple(source.sentence for source in meta.sources),
     )
 
 
