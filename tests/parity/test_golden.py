@@ -1,5 +1,6 @@
 """Our arithmetic against the reference's: forward, loss, sampling, gradients and ten training steps."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -49,6 +50,14 @@ def test_prefix_tokens(golden: Golden) -> None:
     tokens, mask = jax.jit(
         partial(pi05.embed_prefix, config=golden.model(), compute=FLOAT32, observation=golden.observation())
     )(golden.nested())
+    np.testing.assert_array_equal(mask, golden.outputs["prefix_mask"])
+    assert relative(tokens, golden.outputs["prefix_tokens"]) < F32
+
+
+def test_cameras_come_in_the_published_order_whatever_that_of_the_mapping(golden: Golden) -> None:
+    whole = golden.observation()
+    reverse = replace(whole, images=dict(reversed(list(whole.images.items()))))
+    tokens, mask = pi05.embed_prefix(golden.nested(), golden.model(), FLOAT32, reverse)
     np.testing.assert_array_equal(mask, golden.outputs["prefix_mask"])
     assert relative(tokens, golden.outputs["prefix_tokens"]) < F32
 
