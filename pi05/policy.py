@@ -26,7 +26,7 @@ class Policy:
     """Acts with one set of weights.
 
     Args:
-        params: All parameters.
+        params: All parameters, by path, on the devices.
         recipe: The transforms they were trained with.
         meta: What the checkpoint says of itself.
         rows: Of a batch; smaller ones are padded, larger ones are computed in several.
@@ -38,7 +38,7 @@ class Policy:
 
     def __init__(
         self,
-        params: tree.Params,
+        params: Mapping[str, jax.Array],
         recipe: Recipe,
         meta: CheckpointMeta,
         rows: int,
@@ -47,7 +47,7 @@ class Policy:
         temperature: float = 1.0,
         compute: ComputeConfig = FLOAT32,
     ) -> None:
-        self.meta, self._recipe, self._params = meta, recipe, params
+        self.meta, self._recipe, self._params = meta, recipe, tree.nest(params)
         self._rows, self._key = rows, jax.random.key(seed)
         compute = device.resolve(compute, meta.model, jax.devices()[0])
         self._sample = jax.jit(
@@ -67,11 +67,12 @@ class Policy:
     ) -> "Policy":
         """Read a verified checkpoint folder; raise DataError when anything in it is missing or does not fit.
 
+        Weights go straight to the device; one that computes in bfloat16 keeps most of them so (weights.for_acting).
         `task` is the one to act on, of those that the checkpoint was trained on; None is the run's own.
         """
         meta = checkpoint.read_meta(folder)
         recipe = checkpoint.read_recipe(folder, meta, task)
-        params = tree.nest(weights.read(folder / "params", meta.model))
+        params = weights.read(folder / "params", meta.model, weights.for_acting(meta.model, compute.dtype))
         return cls(params, recipe, meta, rows, sampling_steps, seed, temperature, compute)
 
     @classmethod
@@ -85,10 +86,17 @@ class Policy:
         task: str | None = None,
         compute: ComputeConfig = FLOAT32,
     ) -> "Policy":
-        """Take everything of a checkpoint but its weights, which are drawn at random: the row a policy must beat."""
+        """Take everything of a checkpoint but its weights, which are those it began with: the row a policy must beat.
+
+        They are drawn from `seed`, the number embedding as in its training.
+        """
         meta = checkpoint.read_meta(folder)
         recipe = checkpoint.read_recipe(folder, meta, task)
-        params = tree.nest(tree.initial(meta.model, seed))
+        drawn = tree.initial(meta.model, seed)
+        if meta.train.number_embedding == "fourier":
+            drawn = tree.embed_numbers(drawn, recipe.tokenizer.number_tokens, meta.train.number_frequencies)
+        target = weights.for_acting(meta.model, compute.dtype)
+        params = {path: jax.device_put(drawn.pop(path).astype(one.dtype), one.sharding) for path, one in target.items()}
         return cls(params, recipe, meta, rows, sampling_steps, seed, temperature, compute)
 
     @property
