@@ -20,6 +20,7 @@ from collections.abc import Callable
 from functools import partial
 
 import gymnasium
+import jax
 import numpy as np
 
 from pi05 import simulator, tasks
@@ -62,7 +63,7 @@ def policy(rows: int) -> Policy:
         model=OPTIONS.model,
         train=OPTIONS.train,
     )
-    params = tree.nest(tree.initial(OPTIONS.model, 0))
+    params = {path: jax.numpy.asarray(array) for path, array in tree.initial(OPTIONS.model, 0).items()}
     return Policy(params, recipe, meta, rows, OPTIONS.eval.sampling_steps, seed=0, temperature=1.0)
 
 

@@ -36,7 +36,8 @@ class Convention(Section):
         robot: ManiSkill robot uid.
         control_mode: ManiSkill controller; 7 absolute joint targets (rad) and a gripper in {-1, +1}.
         control_rate: Control steps a second.
-        cameras: Sensor cameras in prefix order; none means that the policy does not see.
+        cameras: Sensor cameras; none means that the policy does not see. In whatever order they are given, the model
+            sees them in that of their names, base before hand, as the published one does.
         image_size: Height and width of a rendered image, in pixels.
         state: `joints` is qpos[:8]; `joints_and_poses` appends the gripper's position (tcp) and the object and
             goal poses the task is about, which a real robot would not know.
@@ -52,6 +53,13 @@ class Convention(Section):
     state: StateLayout = "joints"
     delta_joints: bool = True
     state_in_prompt: bool = True
+
+    @field_validator("cameras")
+    @classmethod
+    def _order_says_nothing(cls, cameras: tuple[Camera, ...]) -> tuple[Camera, ...]:
+        if len(set(cameras)) < len(cameras):
+            raise ValueError(f"a camera is named twice in {', '.join(cameras)}; name each once")
+        return tuple(sorted(cameras))
 
 
 class DemosConfig(Section):

@@ -1,12 +1,11 @@
 """A checkpoint that acts: observations of several environments in, action chunks out, in one batched call.
 
 An episode's sampling noise depends on the policy's seed, the episode's seed and the number of the query alone, and
-every call computes the same shapes (rows and prompt length are padded to fixed numbers), because sums of another shape
-round differently. So results do not depend, by a bit, on which episodes share a batch or how many there are.
+every call computes the same shapes (rows are padded, and prompts have one length), because sums of another shape round
+differently. So results do not depend, by a bit, on which episodes share a batch or how many there are.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +26,7 @@ class Policy:
     """Acts with one set of weights.
 
     Args:
-        params: All parameters.
+        params: All parameters, by path, on the devices.
         recipe: The transforms they were trained with.
         meta: What the checkpoint says of itself.
         rows: Of a batch; smaller ones are padded, larger ones are computed in several.
@@ -39,7 +38,7 @@ class Policy:
 
     def __init__(
         self,
-        params: tree.Params,
+        params: Mapping[str, jax.Array],
         recipe: Recipe,
         meta: CheckpointMeta,
         rows: int,
@@ -48,9 +47,8 @@ class Policy:
         temperature: float = 1.0,
         compute: ComputeConfig = FLOAT32,
     ) -> None:
-        self.meta, self._recipe, self._params = meta, recipe, params
+        self.meta, self._recipe, self._params = meta, recipe, tree.nest(params)
         self._rows, self._key = rows, jax.random.key(seed)
-        self._tokens = _longest_prompt(recipe)
         compute = device.resolve(compute, meta.model, jax.devices()[0])
         self._sample = jax.jit(
             partial(_sample, config=meta.model, compute=compute, steps=sampling_steps, temperature=temperature)
@@ -69,11 +67,12 @@ class Policy:
     ) -> "Policy":
         """Read a verified checkpoint folder; raise DataError when anything in it is missing or does not fit.
 
+        Weights go straight to the device; one that computes in bfloat16 keeps most of them so (weights.for_acting).
         `task` is the one to act on, of those that the checkpoint was trained on; None is the run's own.
         """
         meta = checkpoint.read_meta(folder)
         recipe = checkpoint.read_recipe(folder, meta, task)
-        params = tree.nest(weights.read(folder / "params", meta.model))
+        params = weights.read(folder / "params", meta.model, weights.for_acting(meta.model, compute.dtype))
         return cls(params, recipe, meta, rows, sampling_steps, seed, temperature, compute)
 
     @classmethod
@@ -87,10 +86,17 @@ class Policy:
         task: str | None = None,
         compute: ComputeConfig = FLOAT32,
     ) -> "Policy":
-        """Take everything of a checkpoint but its weights, which are drawn at random: the row a policy must beat."""
+        """Take everything of a checkpoint but its weights, which are those it began with: the row a policy must beat.
+
+        They are drawn from `seed`, the number embedding as in its training.
+        """
         meta = checkpoint.read_meta(folder)
         recipe = checkpoint.read_recipe(folder, meta, task)
-        params = tree.nest(tree.initial(meta.model, seed))
+        drawn = tree.initial(meta.model, seed)
+        if meta.train.number_embedding == "fourier":
+            drawn = tree.embed_numbers(drawn, recipe.tokenizer.number_tokens, meta.train.number_frequencies)
+        target = weights.for_acting(meta.model, compute.dtype)
+        params = {path: jax.device_put(drawn.pop(path).astype(one.dtype), one.sharding) for path, one in target.items()}
         return cls(params, recipe, meta, rows, sampling_steps, seed, temperature, compute)
 
     @property
@@ -133,7 +139,6 @@ class Policy:
         padded = self._padded(states)
         seen = {name: self._padded(image) for name, image in images.items()}
         observation = self._recipe.observe(self._recipe.normalise_state(padded), seen)
-        observation = pad_prompts(observation, self._tokens)
         episodes = self._padded(np.asarray(seeds, np.uint32))
         chunks = self._sample(self._params, observation, self._key, episodes, np.uint32(query))
         return self._recipe.decode_actions(padded, np.asarray(chunks))[: len(states)]
@@ -142,19 +147,6 @@ class Policy:
         """Return as many rows as a batch has, the last one repeated."""
         missing = self._rows - len(values)
         return np.pad(values, [(0, missing), *[(0, 0)] * (values.ndim - 1)], mode="edge")
-
-
-def pad_prompts(observation: Observation, length: int) -> Observation:
-    """Return an observation whose prompts have at least `length` tokens, masked ones at the end."""
-    missing = [(0, 0), (0, max(length - observation.tokens.shape[1], 0))]
-    tokens, mask = np.asarray(observation.tokens), np.asarray(observation.token_mask)
-    return replace(observation, tokens=np.pad(tokens, missing), token_mask=np.pad(mask, missing))
-
-
-def _longest_prompt(recipe: Recipe) -> int:
-    """Return how many tokens the longest prompt of a recipe has: that of the states with the longest numbers."""
-    states = np.full((1, len(recipe.stats.state.q01)), 0.99)
-    return recipe.prompt(states, [recipe.sentence])[0].shape[1]
 
 
 def _sample(

@@ -5,7 +5,7 @@ so that each has its share of every block; which sample of the dataset, in epoch
 the state of the loader is the step number, and a resumed run reads what an uninterrupted one would have read.
 
 Of several processes, each gets the rows of the batch that its devices hold. The numbers of the others cost next to
-nothing and are made anyway, so that all agree on the batch's shape; frames are read for its own rows alone.
+nothing and are made anyway: the noise is drawn for a whole batch. Frames are read for its own rows alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -95,11 +95,10 @@ class Loader:
         state_noise: float = 0.0,
         rows: slice = slice(None),
     ) -> None:
-        self.sources, self.recipe = tuple(sources), recipe
+        self.sources = tuple(sources)
+        self.recipe = replace(recipe, others=tuple(source.sentence for source in self.sources))
         self._batch_size, self._seed, self._state_noise, self._rows = batch_size, seed, state_noise, rows
         self._numbers = join([source.dataset for source in self.sources])
-        for source in self.sources:
-            replace(recipe, sentence=source.sentence)  # which refuses a prompt that would be cut
 
     def batches(self, first_step: int) -> Iterator[Samples]:
         """Yield the samples of `first_step` and of every step after it, endlessly."""
@@ -117,16 +116,14 @@ class Loader:
         states = self._numbers.states[rows]
         random = np.random.Generator(_stream(self._seed, _NOISE, step))
         noise = self._state_noise * random.standard_normal(states.shape)
-        seen = self.recipe.normalise_state(states) + noise
-        sentences = [self.sources[source].sentence for source in which]
-        tokens, token_mask = (array[self._rows] for array in self.recipe.prompt(seen, sentences))
+        seen = (self.recipe.normalise_state(states) + noise)[self._rows]
         mine, which, states = rows[self._rows], which[self._rows], states[self._rows]
+        tokens, token_mask = self.recipe.prompt(seen, [self.sources[source].sentence for source in which])
         images = self.recipe.look(self._read(which, mine))
-        masks = {name: np.ones(len(mine), bool) for name in images}
         actions, inside = chunks(self._numbers, mine, self.recipe.model.action_horizon)
         encoded = self.recipe.encode_actions(states, actions)
         real = inside[:, :, None] & (np.arange(encoded.shape[-1]) < actions.shape[-1])
-        return Samples(Observation(images, masks, tokens, token_mask), encoded, real)
+        return Samples(Observation(images, {}, tokens, token_mask), encoded, real)
 
     def order(self, step: int) -> tuple[Int[np.ndarray, " b"], Int[np.ndarray, " b"]]:
         """Return the source of each sample of a step, and its row among those of all sources."""

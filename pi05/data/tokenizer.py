@@ -21,7 +21,7 @@ from pi05.errors import DataError
 
 BINS = 256
 NUMBERS = range(-1, BINS)
-"""Bin indices of a normalised state; -1 is what np.digitize gives below the range."""
+"""Bin indices of a normalised state; np.digitize gives -1 below the range, and the last one above it."""
 TINY = Path(__file__).with_name("tiny_tokenizer.model")
 _PAD, _EOS, _BOS, _UNK = 0, 1, 2, 3
 _EDGES = np.linspace(-1, 1, BINS + 1)[:-1]
@@ -55,14 +55,35 @@ class Tokenizer:
         return self._processor.vocab_size()
 
     def encode(self, prompts: Sequence[str], length: int) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
-        """Return BOS and the prompts' tokens, cut or padded to `length`, and which of them exist."""
+        """Return BOS and the prompts' tokens, padded to `length`, and which of them exist.
+
+        Raises:
+            DataError: A prompt is longer; nothing is ever cut, because the state stands at a prompt's end.
+        """
         tokens = np.full((len(prompts), length), _PAD, np.int32)
         mask = np.zeros((len(prompts), length), bool)
-        for row, ids in enumerate(self._processor.encode(list(prompts))):
-            kept = [self._processor.bos_id(), *ids][:length]
-            tokens[row, : len(kept)] = kept
-            mask[row, : len(kept)] = True
+        for row, words in enumerate(self._processor.encode(list(prompts))):
+            ids = [self._processor.bos_id(), *words]
+            if len(ids) > length:
+                raise DataError(f"the prompt {prompts[row]!r} takes {len(ids)} tokens, more than the {length} allowed")
+            tokens[row, : len(ids)] = ids
+            mask[row, : len(ids)] = True
         return tokens, mask
+
+    def longest(self, sentences: Sequence[str], numbers: int) -> int:
+        """Return how many tokens, BOS included, the longest prompt of some sentences can have.
+
+        Args:
+            sentences: Instructions.
+            numbers: How many a state in the prompt has; 0: it is not in the prompt.
+
+        A number costs the same wherever it stands, so the longest state repeats the costliest of NUMBERS: any in the
+        small tokenizer, where each is one token, and one of three digits in PaliGemma's, which spells them digit by
+        digit. There are no other numbers: however far noise carries a state, its bin is -1 or 255.
+        """
+        states = [[number] * numbers for number in NUMBERS] if numbers else [[]]
+        texts = [_text(sentence, state) for sentence in sentences for state in states]
+        return 1 + max(map(len, self._processor.encode(texts)))
 
     @cached_property
     def number_tokens(self) -> Int[np.ndarray, " n"]:
@@ -78,11 +99,17 @@ class Tokenizer:
 
 def prompts(sentences: Sequence[str], states: Float[np.ndarray, "b d"] | None) -> list[str]:
     """Return the prompt of each sample, one sentence each; `states` are normalised and not padded, or left out."""
-    texts = [sentence.strip().replace("_", " ").replace("\n", " ") for sentence in sentences]
     if states is None:
-        return [f"Task: {text}, \nAction: " for text in texts]
+        return [_text(sentence, ()) for sentence in sentences]
     bins = (np.digitize(states, _EDGES) - 1).tolist()
-    return [f"Task: {text}, State: {' '.join(map(str, row))};\nAction: " for text, row in zip(texts, bins, strict=True)]
+    return [_text(sentence, row) for sentence, row in zip(sentences, bins, strict=True)]
+
+
+def _text(sentence: str, bins: Sequence[int]) -> str:
+    """Return one prompt; without numbers it has no state."""
+    task = sentence.strip().replace("_", " ").replace("\n", " ")
+    state = f"State: {' '.join(map(str, bins))};" if bins else ""
+    return f"Task: {task}, {state}\nAction: "
 
 
 def train_tiny() -> bytes:

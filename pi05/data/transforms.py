@@ -7,6 +7,7 @@ Everything is vectorised over a batch and touches no file, clock or device.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -16,9 +17,11 @@ from pi05.data.images import fit_all
 from pi05.data.stats import DataStats, NormStats
 from pi05.data.tokenizer import Tokenizer, prompts
 from pi05.errors import ConfigError, DataError
-from pi05.observation import Observation, trim
+from pi05.observation import Observation
 
 _EPSILON = 1e-6
+_MULTIPLE = 8
+"""Prompt lengths are rounded up to a multiple of this, which GPUs prefer."""
 
 State = Float[np.ndarray, "b d"]
 Chunk = Float[np.ndarray, "b h 8"]
@@ -78,6 +81,10 @@ class Recipe:
         stats: Normalisation statistics.
         tokenizer: Of the model.
         sentence: The instruction of the task it acts on.
+        others: Those of the other tasks that are learned together; they count for the prompt's length alone.
+
+    Raises:
+        ConfigError: The tokenizer, the actions or a prompt do not fit the model.
     """
 
     model: ModelConfig
@@ -85,6 +92,7 @@ class Recipe:
     stats: DataStats
     tokenizer: Tokenizer
     sentence: str
+    others: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.tokenizer.vocab_size > self.model.vocab_size:
@@ -94,7 +102,19 @@ class Recipe:
             )
         if self.model.action_dim < len(ACTION_NAMES):
             raise ConfigError(f"model.action_dim {self.model.action_dim} cannot hold {len(ACTION_NAMES)} actions")
-        self._refuse_cut_prompts()
+        if self._longest > self.model.max_token_len:
+            raise ConfigError(
+                f"a prompt of this task takes {self._longest} tokens, model.max_token_len is "
+                f"{self.model.max_token_len}; use model.max_token_len={_rounded(self._longest)}"
+            )
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens that every prompt is padded to, in training and acting: no prompt of any of the tasks is longer.
+
+        One length is one shape: a run compiles its step once, and acting sums in the order that training did.
+        """
+        return min(_rounded(self._longest), self.model.max_token_len)
 
     def observe(self, states: State, images: Mapping[str, Images]) -> Observation:
         """Return what the model is given for states of the recipe's own task.
@@ -104,21 +124,20 @@ class Recipe:
             images: One array a camera, of any size; those that are no camera of the convention are ignored.
         """
         tokens, mask = self.prompt(states, [self.sentence] * len(states))
-        seen = self.look(images)
-        return Observation(seen, {name: np.ones(len(states), bool) for name in seen}, tokens, mask)
+        return Observation(self.look(images), {}, tokens, mask)
 
     def prompt(self, states: State, sentences: Sequence[str]) -> tuple[Int[np.ndarray, "b t"], Bool[np.ndarray, "b t"]]:
-        """Return the tokens of each sample's prompt and which of them exist, without padding that all have.
+        """Return the tokens of each sample's prompt, padded to `prompt_length`, and which of them exist.
 
         Args:
             states: Of `normalise_state`, with or without noise.
-            sentences: The instruction of each sample.
+            sentences: The instruction of each sample, one of the recipe's own.
         """
         texts = prompts(sentences, states if self.convention.state_in_prompt else None)
-        return trim(*self.tokenizer.encode(texts, self.model.max_token_len))
+        return self.tokenizer.encode(texts, self.prompt_length)
 
     def look(self, images: Mapping[str, Images]) -> dict[str, Images]:
-        """Return the images of the convention's cameras, in their order and of the model's size.
+        """Return the images of the convention's cameras, of the model's size.
 
         Raises:
             DataError: A camera is missing.
@@ -146,16 +165,14 @@ class Recipe:
         absolute = DeltaJoints().invert(states, actions) if self.convention.delta_joints else actions
         return absolute.astype(np.float32)
 
-    def _refuse_cut_prompts(self) -> None:
-        """Refuse a max_token_len that would silently cut the state off the prompt."""
-        longest = np.full((1, len(self.stats.state.q01)), 0.99)
-        text = prompts([self.sentence], longest if self.convention.state_in_prompt else None)
-        length = int(self.tokenizer.encode(text, 4096)[1].sum())
-        if length > self.model.max_token_len:
-            raise ConfigError(
-                f"a prompt of this task takes {length} tokens, model.max_token_len is {self.model.max_token_len}; "
-                f"use model.max_token_len={-(-length // 8) * 8}"
-            )
+    @cached_property
+    def _longest(self) -> int:
+        numbers = len(self.stats.state.q01) if self.convention.state_in_prompt else 0
+        return self.tokenizer.longest((self.sentence, *self.others), numbers)
+
+
+def _rounded(length: int) -> int:
+    return -(-length // _MULTIPLE) * _MULTIPLE
 
 
 def relative_actions(convention: Convention, states: State, actions: Chunk) -> Chunk:

@@ -113,8 +113,8 @@ _permute.defvjp(
 def _encode_cameras(
     params: Params, config: ModelConfig, compute: ComputeConfig, observation: Observation
 ) -> dict[str, Array]:
-    """Run the image tower once over the cameras of all samples."""
-    names = list(observation.images)
+    """Run the image tower once over the cameras of all samples; they come in the order of their names, as published."""
+    names = sorted(observation.images)
     stacked = jnp.concatenate([_to_float(jnp.asarray(observation.images[name])) for name in names])
     encoded = siglip.encode_images(params["PaliGemma"]["img"], stacked, config.vit.patch_size, compute)
     return dict(zip(names, jnp.split(encoded, len(names)), strict=True))

@@ -4,6 +4,8 @@ Two forms are read: a released checkpoint, and one of a trainer that kept an ext
 checked leaf by leaf against the sizes of the model before any array is loaded.
 """
 
+import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,15 @@ _SHOWN = 5
 """Leaves named in an error; the rest are counted."""
 _PIECE = 2**26
 """Bytes of one piece of an array that is written from the host."""
+_AT_ONCE = 2**31
+"""Bytes of float32 that are read at a time, or one leaf: a leaf passes through the host up to three times its size."""
+_EXACT = re.compile(
+    r"img/(embedding/|pos_embedding)"  # patches are embedded in float32
+    r"|LayerNorm_\d/|encoder_norm/|norm/scale"  # norms scale and shift in float32
+    r"|input_embedding"  # multiplied by sqrt(width) before it is rounded
+    r"|^action_|^time_"  # projections of actions and time
+)
+"""Paths of parameters that the model computes with in float32, whatever the compute type."""
 
 
 def checkpointer() -> ocp.Checkpointer:
@@ -51,13 +62,13 @@ def write(folder: Path, params: tree.Params) -> None:
     save(folder, {"params": params})
 
 
-def read(folder: Path, config: ModelConfig, sharding: Mapping[str, Any] | None = None) -> dict[str, jax.Array]:
-    """Read parameters as float32, by path.
+def read(folder: Path, config: ModelConfig, target: Mapping[str, Any] | None = None) -> dict[str, jax.Array]:
+    """Read parameters straight onto the devices, by path.
 
     Args:
         folder: The `params` folder of a checkpoint.
         config: Sizes that the weights must have.
-        sharding: Where each parameter goes; None leaves them on the default device.
+        target: Where and as what each parameter goes (jax.ShapeDtypeStruct); None: as float32 to the default device.
 
     Raises:
         DataError: Not an Orbax PyTree, or a leaf is missing, unknown, or of another shape or type.
@@ -71,8 +82,21 @@ def read(folder: Path, config: ModelConfig, sharding: Mapping[str, Any] | None =
             "Use the preset they were made with, or other weights"
         )
     keys = {path: key for path, (key, _) in found.items()}
-    loaded = _load(folder, keys, sharding)
+    loaded = _load(folder, keys, target or for_acting(config, "float32"))
     return {path: loaded[path] for path in tree.leaves(config)}
+
+
+def for_acting(config: ModelConfig, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return where and as what a policy that computes in `dtype` needs each parameter: on the default device.
+
+    What the model rounds to the compute type before it uses it may as well be kept rounded: the numbers are the same to
+    the bit, in half of the memory. The others stay float32 (_EXACT).
+    """
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return {
+        path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32 if _EXACT.search(path) else dtype, sharding=place)
+        for path, leaf in tree.leaves(config).items()
+    }
 
 
 def check(found: dict[str, jax.ShapeDtypeStruct], config: ModelConfig) -> list[str]:
@@ -111,26 +135,40 @@ def _leaves(folder: Path) -> dict[str, tuple[tuple[str, ...], jax.ShapeDtypeStru
     return found
 
 
-def _load(folder: Path, keys: dict[str, tuple[str, ...]], sharding: Mapping[str, Any] | None) -> dict[str, jax.Array]:
-    """Load every leaf as float32, straight to where it belongs."""
+def _load(folder: Path, keys: dict[str, tuple[str, ...]], target: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Load every leaf straight to where, and as what, it belongs; the largest first, while there is most room."""
 
     def argument(path: str) -> ocp.RestoreArgs:
-        if sharding is None:
-            return ocp.RestoreArgs(restore_type=np.ndarray, dtype=jnp.float32)
-        return ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=sharding[path], dtype=jnp.float32)
+        wanted = target[path]
+        return ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=wanted.sharding, dtype=wanted.dtype)
 
     def nested(values: dict) -> dict:
         return {"params": tree.nest({"/".join(keys[path]): value for path, value in values.items()})}
 
+    loaded = {}
     try:
         with checkpointer() as orbax:
-            loaded = orbax.restore(
-                folder.absolute(),
-                args=ocp.args.PyTreeRestore(
-                    item=nested(dict.fromkeys(keys, 0)), restore_args=nested({path: argument(path) for path in keys})
-                ),
-            )
+            for group in _groups({path: math.prod(target[path].shape) * 4 for path in keys}):
+                some = ocp.args.PyTreeRestore(
+                    item=nested(dict.fromkeys(group, 0)),
+                    restore_args=nested({path: argument(path) for path in group}),
+                    partial_restore=True,
+                )
+                flat = tree.flatten(orbax.restore(folder.absolute(), args=some)["params"])
+                loaded |= {path: flat["/".join(keys[path])] for path in group}
     except (ValueError, OSError) as error:
         raise DataError(f"{folder} is a damaged Orbax checkpoint ({error}); fetch it again") from error
-    flat = tree.flatten(loaded["params"])
-    return {path: jnp.asarray(flat["/".join(keys[path])]) for path in keys}
+    return loaded
+
+
+def _groups(sizes: dict[str, int]) -> list[list[str]]:
+    """Return the paths from the largest to the smallest, as many at a time as have _AT_ONCE bytes, but at least one."""
+    groups: list[list[str]] = []
+    room = 0
+    for path in sorted(sizes, key=lambda path: -sizes[path]):
+        if sizes[path] > room:
+            groups.append([])
+            room = _AT_ONCE
+        groups[-1].append(path)
+        room -= sizes[path]
+    return groups

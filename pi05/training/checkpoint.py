@@ -19,7 +19,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -135,15 +134,9 @@ def save(stage: AbstractContextManager[Path], state: TrainState, recipe: Recipe,
 def restore(folder: Path, mesh: Mesh, model: ModelConfig, train: TrainConfig) -> TrainState:
     """Read a verified checkpoint onto the mesh, on as many devices as it has."""
     check_settings(folder, model, train)
-    sharding = training.state_sharding(mesh, model, train)
-    params = weights.read(folder / "params", model, sharding.params)
-    target = _beside_params(
-        jax.tree.map(
-            lambda array, place: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place),
-            training.abstract_state(model, train),
-            sharding,
-        )
-    )
+    state = training.placed_state(mesh, model, train)
+    params = weights.read(folder / "params", model, state.params)
+    target = _beside_params(state)
     with weights.checkpointer() as orbax:
         beside = orbax.restore(
             (folder / "train_state").absolute(),
@@ -193,6 +186,7 @@ def read_recipe(folder: Path, meta: CheckpointMeta, task: str | None = None) -> 
         stats=stats.read(folder / "assets" / ASSET_ID),
         tokenizer=Tokenizer.load(folder / TOKENIZER),
         sentence=meta.sentence_of(task or meta.task),
+        others=tuple(source.sentence for source in meta.sources),
     )
 
 

@@ -26,7 +26,7 @@ from pi05.model import tree, weights
 from pi05.storage import RunPaths, Storage
 from pi05.storage.artefact import MANIFEST
 from pi05.training import checkpoint, meter, processes, saving
-from pi05.training.step import Batch, TrainState, make_step, new_state, state_sharding
+from pi05.training.step import Batch, TrainState, make_step, new_state, placed_state, state_sharding
 
 log = logging.getLogger("pi05")
 
@@ -160,7 +160,7 @@ def start(training: Training, around: Surroundings) -> TrainState:
     place = state_sharding(mesh, job.model, job.train)
     if job.train.weights:
         folder = storage.open(f"weights/{job.train.weights}")
-        params = weights.read(folder / "params", job.model, place.params)
+        params = weights.read(folder / "params", job.model, placed_state(mesh, job.model, job.train).params)
     else:
         params = {
             path: sharding.place_whole(array, place.params[path]) for path, array in random_params(training).items()

@@ -171,6 +171,15 @@ def abstract_state(model: ModelConfig, train: TrainConfig) -> TrainState:
     return jax.eval_shape(lambda params: new_state(params, model, train), shapes)
 
 
+def placed_state(mesh: Mesh, model: ModelConfig, train: TrainConfig) -> TrainState:
+    """Return shapes and dtypes of a TrainState with where each array lives, for who reads one from files."""
+    return jax.tree.map(
+        lambda array, place: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place),
+        abstract_state(model, train),
+        state_sharding(mesh, model, train),
+    )
+
+
 def make_step(
     mesh: Mesh, model: ModelConfig, train: TrainConfig, compute: ComputeConfig
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:

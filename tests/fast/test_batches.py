@@ -107,10 +107,10 @@ def test_an_image_is_that_of_the_state_and_the_actions(dataset: Dataset, source:
     samples = loader.batch(5)
     observation = samples.observation
     assert list(observation.images) == list(CAMERAS)
+    assert observation.image_masks == {}, "every sample has every camera, so there is nothing to sort"
     for number, camera in enumerate(CAMERAS):
         assert observation.images[camera].dtype == np.uint8
         assert observation.images[camera][:, 2, 2].tolist() == [[row, 0, number] for row in rows]
-        assert observation.image_masks[camera].all()
     wanted, _ = batches.chunks(dataset, rows, 16)
     np.testing.assert_allclose(recipe.decode_actions(dataset.states[rows], samples.actions), wanted, atol=1e-5)
 
@@ -181,10 +181,15 @@ def test_state_noise_changes_what_is_seen_and_not_what_is_learned(source: Source
     assert (quiet.observation.tokens != noisy.observation.tokens).any()
 
 
-def test_the_prompt_is_trimmed_to_what_the_batch_needs(source: Source, recipe: Recipe) -> None:
-    observation = Loader([source], recipe, 8, 0).batch(0).observation
-    assert observation.tokens.shape[1] < MODEL.max_token_len
-    assert observation.tokens.shape[1] - observation.token_mask.sum(axis=1).max() < 8
+def test_all_batches_of_a_mix_have_prompts_of_one_length(two: list[Source], recipe: Recipe) -> None:
+    long = replace(two[0], sentence="Push it, and then push it again, and again until it lies where it has to lie")
+    rare = replace(two[1], weight=0.01)
+    loader = Loader([rare, long], replace(recipe, sentence=rare.sentence), 8, 0)
+    batches_ = [loader.batch(step).observation for step in range(20)]
+    longest = max(int(one.token_mask.sum(axis=1).max()) for one in batches_)
+    assert {one.tokens.shape[1] for one in batches_} == {loader.recipe.prompt_length}
+    assert 0 <= loader.recipe.prompt_length - longest < 8
+    assert loader.recipe.prompt_length > replace(recipe, sentence=rare.sentence).prompt_length
 
 
 def test_a_prompt_of_another_task_that_would_be_cut_is_refused(two: list[Source], recipe: Recipe) -> None:

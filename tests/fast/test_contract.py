@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pi05 import tasks
-from pi05.config import AnyJob, DemosJob, EvalJob, TrainJob, load_job
+from pi05.config import AnyJob, Convention, DemosJob, EvalJob, TrainJob, load_job
 from pi05.errors import ConfigError
 from pi05.events import LIMIT, Event, EventWriter, parse
 from tests.conftest import options
@@ -61,6 +61,14 @@ def test_an_impossible_job_is_refused(tmp_path: Path, content: dict, path: str, 
     with pytest.raises(ConfigError) as error:
         job(tmp_path, changed(content, path, value))
     assert words in str(error.value)
+
+
+def test_the_order_of_cameras_says_nothing_and_each_is_named_once() -> None:
+    turned = Convention(cameras=("hand_camera", "base_camera"))
+    assert turned == Convention(cameras=("base_camera", "hand_camera"))
+    assert turned.cameras == ("base_camera", "hand_camera")
+    with pytest.raises(ValueError, match="named twice in hand_camera, hand_camera; name each once"):
+        Convention(cameras=("hand_camera", "hand_camera"))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -1,7 +1,14 @@
 """Statistics, prompts and transforms: what training and acting share."""
 
+import io
+import string
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import sentencepiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pi05.config import Convention
 from pi05.data import batches, tokenizer, transforms
@@ -56,12 +63,14 @@ def test_the_prompt_has_the_published_form() -> None:
     assert prompts([" pick_the\ncube "], states) == ["Task: pick the cube, State: -1 0 1 128 255 255;\nAction: "]
 
 
-def test_prompts_are_cut_or_padded_with_bos_first(small: Tokenizer) -> None:
-    tokens, mask = small.encode(["a", "a much longer text"], 6)
-    assert tokens.shape == mask.shape == (2, 6)
+def test_prompts_are_padded_with_bos_first_and_never_cut(small: Tokenizer) -> None:
+    tokens, mask = small.encode(["a", "a much longer text"], 19)
+    assert tokens.shape == mask.shape == (2, 19)
     assert (tokens[:, 0] == small._processor.bos_id()).all()
-    assert mask[0].sum() < 6 == mask[1].sum()
+    assert mask[0].sum() < 19 == mask[1].sum()
     assert (tokens[~mask] == 0).all()
+    with pytest.raises(DataError, match="the prompt 'a much longer text' takes 19 tokens, more than the 18 allowed"):
+        small.encode(["a", "a much longer text"], 18)
 
 
 def test_a_file_that_is_no_tokenizer_is_refused() -> None:
@@ -114,6 +123,65 @@ def test_chunks_stay_in_their_episode(dataset: Dataset) -> None:
     np.testing.assert_array_equal(inside[0], [True] * 3 + [False] * 13)
     np.testing.assert_array_equal(actions[0, :3], dataset.actions[row : row + 3])
     assert (actions[0, 3:] == dataset.actions[2 * EPISODE - 1]).all()
+
+
+@pytest.fixture(scope="module")
+def spelling() -> Tokenizer:
+    """A tokenizer that spells numbers digit by digit, as PaliGemma's does."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(prompts([task.sentence for task in TASKS.values()], np.zeros((len(TASKS), 8)))),
+        model_writer=model,
+        vocab_size=100,
+        hard_vocab_limit=False,
+        split_digits=True,
+        required_chars=string.digits + string.ascii_letters + string.punctuation,
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
+        minloglevel=2,
+    )
+    return Tokenizer(model.getvalue())
+
+
+@pytest.fixture(scope="module", params=["small", "spelling"])
+def of_two_tasks(recipe: Recipe, request: pytest.FixtureRequest) -> Recipe:
+    return replace(
+        recipe,
+        model=MODEL.model_copy(update={"max_token_len": 200}),
+        tokenizer=request.getfixturevalue(request.param),
+        others=(TASKS["peginsertionside"].sentence,),
+    )
+
+
+STATES = st.lists(st.floats(-1.5, 1.5), min_size=13, max_size=13)
+
+
+@given(states=st.lists(STATES, min_size=1, max_size=3), which=st.integers(0, 1))
+@settings(deadline=None)
+def test_no_prompt_exceeds_the_length_of_its_recipe(
+    of_two_tasks: Recipe, states: list[list[float]], which: int
+) -> None:
+    sentence = (of_two_tasks.sentence, *of_two_tasks.others)[which]
+    tokens, mask = of_two_tasks.prompt(np.array(states), [sentence] * len(states))
+    assert tokens.shape == mask.shape == (len(states), of_two_tasks.prompt_length)
+    assert of_two_tasks.prompt_length % 8 == 0
+
+
+def test_the_longest_prompt_is_that_of_the_longest_numbers(recipe: Recipe, spelling: Tokenizer) -> None:
+    wide = MODEL.model_copy(update={"max_token_len": 200})
+    spelled = replace(recipe, model=wide, tokenizer=spelling)
+    lengths = {value: int(spelled.prompt(np.full((1, 13), value), ["Push it"])[1].sum()) for value in (-2, -1, 0, 2)}
+    assert lengths[-1] < lengths[-2] < lengths[0] == lengths[2], "0, -1, 128, 255"
+    assert 0 <= spelled.prompt_length - lengths[0] < 8
+
+
+def test_a_prompt_length_never_exceeds_the_models(recipe: Recipe) -> None:
+    exact = recipe._longest
+    assert exact % 8
+    tight = replace(recipe, model=MODEL.model_copy(update={"max_token_len": exact}))
+    assert tight.prompt_length == exact
 
 
 def test_a_prompt_that_would_be_cut_is_refused(recipe: Recipe, small: Tokenizer) -> None:

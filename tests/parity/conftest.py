@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -58,6 +58,19 @@ class Golden:
             tokens=self.inputs["tokens"],
             token_mask=self.inputs["token_mask"],
         )
+
+    def left_out(self) -> Observation:
+        """Return the observation without the cameras that no sample has, and without masks where all have one."""
+        whole = self.observation()
+        present = {name: image for name, image in whole.images.items() if whole.image_masks[name].any()}
+        masks = {name: mask for name in present if not (mask := whole.image_masks[name]).all()}
+        return replace(whole, images=present, image_masks=masks)
+
+    def padded(self) -> Observation:
+        """Return the observation with eight more tokens in every prompt, none of which exist."""
+        whole = self.observation()
+        more = ((0, 0), (0, 8))
+        return replace(whole, tokens=jnp.pad(whole.tokens, more), token_mask=jnp.pad(whole.token_mask, more))
 
 
 @pytest.fixture(scope="session")

@@ -62,9 +62,18 @@ def test_statistics_agree_with_histograms(golden: Golden) -> None:
             assert np.all(error < 0.01 * np.ptp(data[name], axis=0)), (name, quantile)
 
 
-def test_parameters_can_be_read_onto_devices(golden: Golden) -> None:
+def test_parameters_can_be_read_onto_devices_as_what_is_asked_for(golden: Golden) -> None:
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    found = weights.read(
-        golden.folder / "checkpoint/params", golden.model(), dict.fromkeys(tree.leaves(golden.model()), place)
-    )
-    assert all(array.sharding == place for array in found.values())
+    target = {
+        path: jax.ShapeDtypeStruct(leaf.shape, "bfloat16" if "mlp" in path else "float32", sharding=place)
+        for path, leaf in tree.leaves(golden.model()).items()
+    }
+    found = weights.read(golden.folder / "checkpoint/params", golden.model(), target)
+    for path, wanted in target.items():
+        assert (found[path].sharding, found[path].dtype) == (place, wanted.dtype)
+        np.testing.assert_array_equal(found[path], golden.params[path].astype(wanted.dtype), err_msg=path)
+
+
+def test_leaves_are_read_a_few_at_a_time_the_largest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "_AT_ONCE", 10)
+    assert weights._groups({"a": 3, "b": 30, "c": 5, "d": 4, "e": 2}) == [["b"], ["c", "d"], ["a", "e"]]

@@ -8,14 +8,16 @@ import pytest
 
 from pi05.config import Convention, Share, TrainJob
 from pi05.data import frames
+from pi05.data.batches import Loader, Samples
 from pi05.errors import ConfigError, DataError
 from pi05.events import Event, parse
 from pi05.jobs.runtime import Context, Stopped
 from pi05.jobs.train import train
 from pi05.policy import Policy
 from pi05.storage import FileStorage, RunPaths
-from pi05.training import checkpoint
+from pi05.training import checkpoint, loop
 from pi05.training.checkpoint import CheckpointMeta
+from pi05.training.step import make_step
 from tests.recorded import publish
 from tests.train.conftest import MODEL, TRAIN
 
@@ -136,6 +138,32 @@ def test_two_tasks_are_learned_together_and_each_is_asked_in_its_own_words(stora
         DataError, match="was trained on pushcube, pullcube, not on pickcube; evaluate it on pushcube or"
     ):
         Policy.load(folder, rows=1, sampling_steps=1, seed=0, task="pickcube")
+
+
+def test_a_run_of_two_tasks_whose_prompts_differ_in_length_compiles_one_step(
+    storage: FileStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = "datasets/stackcube/0"
+    publish(storage, stack, "stackcube", CONVENTION, first_seed=20)
+    what = job(storage, (Share(task="stackcube", dataset=stack, weight=0.1),), steps=6, save_every=6)
+    steps: list[Any] = []
+    prompts: set[int] = set()
+
+    def compiled(*arguments: Any) -> Any:
+        steps.append(make_step(*arguments))
+        return steps[-1]
+
+    def noted(loader: Loader, step: int) -> Samples:
+        samples = batch(loader, step)
+        prompts.update(samples.observation.token_mask.sum(axis=1).tolist())
+        return samples
+
+    batch = Loader.batch
+    monkeypatch.setattr(Loader, "batch", noted)
+    monkeypatch.setattr(loop, "make_step", compiled)
+    run(storage, what)
+    assert len({-(-length // 8) for length in prompts}) > 1, "else the batches would have one shape by themselves"
+    assert [step._cache_size() for step in steps] == [1]
 
 
 def test_datasets_of_two_renderers_are_not_mixed(storage: FileStorage) -> None:
