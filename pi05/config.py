@@ -222,6 +222,8 @@ class TrainConfig(Section):
         ema_decay: Decay of the averaged weights; None keeps none.
         log_every, save_every, keep_every: In steps; a checkpoint is kept when it is the last, or a multiple of
             keep_every.
+        save_state_every: In steps; these checkpoints training can go on from, and so from the last one and from that of
+            a signal. Of others only policies are made: they are a quarter of the size. None: every checkpoint.
         patience: Steps after which a run whose loss is still that of predicting nothing is stopped; 0 never stops.
         augment: Random changes of images.
         mix: Tasks to train on beside the run's own, each `task` or `task:weight`. The run's own has weight 1, and so
@@ -244,6 +246,7 @@ class TrainConfig(Section):
     ema_decay: Fraction | None = 0.99
     log_every: Positive = 100
     save_every: Positive = 1000
+    save_state_every: Positive | None = None
     keep_every: Positive = 5000
     patience: Natural = 1000
     augment: AugmentConfig = AugmentConfig()

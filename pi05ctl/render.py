@@ -31,7 +31,7 @@ from pi05ctl.spec import Options, RunSpec, resolve
 _NO_RESULT = {
     "demos": {"block", "workers"},
     "compute": {"recompute", "layers", "attention", "microbatches", "xla_options"},
-    "train": {"fsdp_devices"},
+    "train": {"fsdp_devices", "save_state_every"},
     "eval": {"environments", "workers"},
 }
 """Values that change how a run is done and not what comes out."""

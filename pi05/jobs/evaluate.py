@@ -206,7 +206,7 @@ def _actor(job: EvalJob, header: Result, storage: Storage, data: datasets.Datase
     """
     if header.checkpoint is None:
         return OracleActor(data, job.eval.execute_steps)
-    folder = storage.open(header.checkpoint)
+    folder = storage.open(header.checkpoint, checkpoint.POLICY)
     meta = checkpoint.read_meta(folder)
     stats = checkpoint.read_recipe(folder, meta, job.task).stats
     agreement.check_checkpoint(meta, stats, data, job, header.renderer, f"checkpoint {header.checkpoint}")

@@ -174,7 +174,7 @@ def main(job_type: type[JobT], work: Callable[[JobT, Context], None]) -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr, force=True
     )
-    logging.getLogger("absl").setLevel(logging.WARNING)  # where orbax tells every step of a save
+    logging.getLogger("absl").setLevel(logging.ERROR)  # where orbax tells every step of a save
     sys.exit(run(job_type, work, sys.argv[1:]))
 
 

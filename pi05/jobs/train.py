@@ -25,7 +25,8 @@ from pi05.sharding import batch_sharding, make_mesh, own_rows
 from pi05.storage import Storage
 from pi05.tasks import find
 from pi05.training import checkpoint, loop
-from pi05.training.processes import Company, check_same, leads
+from pi05.training.company import Company
+from pi05.training.processes import check_same, leads
 
 log = logging.getLogger("pi05")
 
@@ -36,7 +37,7 @@ _FRAMES = "cache/frames"
 def train(job: TrainJob, context: Context) -> None:
     """Run the job; nothing is done when its last checkpoint exists."""
     if job.train.steps in checkpoint.steps(context.storage, job.run):
-        context.storage.open(context.paths.checkpoint(job.train.steps))
+        checkpoint.check(context.storage, job.run, job.train.steps)
         log.info("checkpoint %d is there already", job.train.steps)
         return
 

@@ -12,17 +12,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 
 from pi05.config import ModelConfig
 from pi05.errors import DataError
-from pi05.model import tree
+from pi05.model import arrays, tree
 
 _SHOWN = 5
 """Leaves named in an error; the rest are counted."""
-_PIECE = 2**26
-"""Bytes of one piece of an array that is written from the host."""
 _AT_ONCE = 2**31
 """Bytes of float32 that are read at a time, or one leaf: a leaf passes through the host up to three times its size."""
 _EXACT = re.compile(
@@ -34,32 +31,9 @@ _EXACT = re.compile(
 """Paths of parameters that the model computes with in float32, whatever the compute type."""
 
 
-def checkpointer() -> ocp.Checkpointer:
-    """Return Orbax for this process alone: of several that train together each reads for itself, and one writes."""
-    process = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process{process}"
-    )
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone)
-
-
-def save(folder: Path, content: Any) -> None:
-    """Write a tree of arrays to `folder`, which must not exist.
-
-    Arrays on devices are cut as they are sharded; whole ones on the host are cut, too, so that who reads a part of one
-    does not have to read all of it.
-    """
-
-    def pieces(array: Any) -> ocp.SaveArgs:
-        return ocp.SaveArgs(chunk_byte_size=_PIECE if isinstance(array, np.ndarray) else None)
-
-    with checkpointer() as orbax:
-        orbax.save(folder.absolute(), args=ocp.args.PyTreeSave(content, save_args=jax.tree.map(pieces, content)))
-
-
 def write(folder: Path, params: tree.Params) -> None:
     """Write parameters to `folder`, which must not exist, in the form of a released checkpoint."""
-    save(folder, {"params": params})
+    arrays.save(folder, {"params": params})
 
 
 def read(folder: Path, config: ModelConfig, target: Mapping[str, Any] | None = None) -> dict[str, jax.Array]:
@@ -118,7 +92,7 @@ def _leaves(folder: Path) -> dict[str, tuple[tuple[str, ...], jax.ShapeDtypeStru
     if not (folder / "_METADATA").is_file():
         raise DataError(f"{folder} is not an Orbax checkpoint: it has no _METADATA; expected <name>/params")
     try:
-        with checkpointer() as orbax:
+        with arrays.checkpointer() as orbax:
             item = orbax.metadata(folder.absolute()).item_metadata
     except (ValueError, KeyError, OSError) as error:
         raise DataError(f"{folder} is a damaged Orbax checkpoint ({error}); fetch it again") from error
@@ -147,7 +121,7 @@ def _load(folder: Path, keys: dict[str, tuple[str, ...]], target: Mapping[str, A
 
     loaded = {}
     try:
-        with checkpointer() as orbax:
+        with arrays.checkpointer() as orbax:
             for group in _groups({path: math.prod(target[path].shape) * 4 for path in keys}):
                 some = ocp.args.PyTreeRestore(
                     item=nested(dict.fromkeys(group, 0)),

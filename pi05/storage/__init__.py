@@ -13,12 +13,27 @@ This package knows bytes and names, nothing of what is inside them.
 """
 
 from pi05.errors import ConfigError
-from pi05.storage.artefact import MANIFEST, crc32c, disk_errors
+from pi05.storage.artefact import MANIFEST, Entry, crc32c, disk_errors
 from pi05.storage.files import FileStorage
 from pi05.storage.interface import Lease, Storage
-from pi05.storage.names import RunPaths, check_key
+from pi05.storage.names import ASSETS, PARAMS, STATE, RunPaths, check_key, removal
 
-__all__ = ["connect", "Storage", "FileStorage", "Lease", "RunPaths", "MANIFEST", "check_key", "crc32c", "disk_errors"]
+__all__ = [
+    "ASSETS",
+    "MANIFEST",
+    "PARAMS",
+    "STATE",
+    "Entry",
+    "FileStorage",
+    "Lease",
+    "RunPaths",
+    "Storage",
+    "check_key",
+    "connect",
+    "crc32c",
+    "disk_errors",
+    "removal",
+]
 
 
 def connect(url: str, patience: float | None = None) -> Storage:

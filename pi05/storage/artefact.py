@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +18,8 @@ from pi05.storage.names import check_key
 
 MANIFEST = "MANIFEST.json"
 _CHUNK = 1 << 20
+_SHOWN = 8
+"""Bad files named in an error; the rest are counted."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,24 @@ def load_manifest(content: bytes) -> dict[str, Entry]:
     return {check_key(name): entry for name, entry in entries.items()}
 
 
+def parts_of(files: Iterable[str]) -> frozenset[str]:
+    """Return the parts of an artefact: the folders, and files in none, directly under it."""
+    return frozenset(name.split("/")[0] for name in files)
+
+
+def chosen(files: dict[str, Entry], parts: tuple[str, ...]) -> dict[str, Entry]:
+    """Return the files of some parts of an artefact, of all without a part; raise DataError when it lacks one."""
+    if lacking := [part for part in parts if part not in parts_of(files)]:
+        raise DataError(f"it has no {', '.join(lacking)}; there are {', '.join(sorted(parts_of(files)))}")
+    return {name: entry for name, entry in files.items() if not parts or name.split("/")[0] in parts}
+
+
+def differences(wanted: Mapping[str, Entry], found: Mapping[str, Entry]) -> list[str]:
+    """Return how files differ from what the manifest says, one line a file."""
+    lines = (difference(name, entry, found.get(name)) for name, entry in sorted(wanted.items()))
+    return [line for line in lines if line]
+
+
 def difference(name: str, wanted: Entry, found: Entry | None) -> str | None:
     """Return in words how a file differs from what the manifest says, or None."""
     if found is None:
@@ -83,8 +103,10 @@ def never_completed() -> str:
 
 
 def unusable(where: str, problems: Iterable[str]) -> DataError:
-    """Return the error that names every bad file of an artefact."""
-    return DataError(f"{where} cannot be used: " + "; ".join(problems))
+    """Return the error that names the bad files of an artefact."""
+    lines = list(problems)
+    more = f"; and {len(lines) - _SHOWN} more" if lines[_SHOWN:] else ""
+    return DataError(f"{where} cannot be used: " + "; ".join(lines[:_SHOWN]) + more)
 
 
 def already_there(where: str) -> ConfigError:

@@ -112,15 +112,12 @@ class FileStorage(Storage):
         if self.exists(key):
             raise artefact.already_there(f"{self.url}/{key}")
         staging = _staging(target)
-        with disk_errors(f"writing {key}"):
+        with disk_errors(f"writing {key}"), _alone(target, key):
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
             try:
                 yield staging
-                _write_manifest(staging)
-                shutil.rmtree(target, ignore_errors=True)
-                staging.rename(target)
-                _sync(target.parent)
+                self._finish(staging, target, _entries(staging, artefact.files_of(staging)))
             except BaseException:
                 shutil.rmtree(staging, ignore_errors=True)
                 raise
@@ -131,18 +128,51 @@ class FileStorage(Storage):
                 (staging / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(folder / name, staging / name)
 
-    def verify(self, key: str) -> list[str]:
+    def add(self, folder: Path, key: str) -> dict[str, Entry]:
+        staging, names = _staging(self.path(key)), artefact.files_of(folder)
+        with disk_errors(f"writing {key}"):
+            files = _entries(folder, names)
+            for name in names:
+                (staging / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(folder / name, staging / name)
+        return files
+
+    def complete(self, key: str, files: dict[str, Entry]) -> None:
+        target = self.path(key)
+        staging = _staging(target)
+        with disk_errors(f"writing {key}"), _alone(target, key):
+            if self.exists(key):
+                raise artefact.already_there(f"{self.url}/{key}")
+            for name in artefact.files_of(staging):
+                if name not in files:
+                    (staging / name).unlink()
+            sizes = {name: (staging / name).stat().st_size for name in artefact.files_of(staging)}
+            if wrong := [name for name, entry in files.items() if sizes.get(name) != entry.size]:
+                raise TemporaryError(f"{', '.join(wrong)} of {key} went missing while it was made; try again")
+            self._finish(staging, target, files)
+
+    def _finish(self, staging: Path, target: Path, files: dict[str, Entry]) -> None:
+        """Make an artefact of a folder whose files are on disk."""
+        with (staging / MANIFEST).open("wb") as file:
+            file.write(artefact.dump_manifest(files))
+            file.flush()
+            os.fsync(file.fileno())
+        shutil.rmtree(target, ignore_errors=True)
+        staging.rename(target)
+        _sync(target.parent)
+
+    def verify(self, key: str, parts: tuple[str, ...] = ()) -> list[str]:
         folder = self.path(key)
         try:
-            files = artefact.load_manifest((folder / MANIFEST).read_bytes())
+            files = artefact.chosen(artefact.load_manifest((folder / MANIFEST).read_bytes()), parts)
         except FileNotFoundError:
             return [artefact.never_completed()]
         except DataError as error:
             return [str(error)]
         return [problem for name, entry in sorted(files.items()) if (problem := _problem(folder, name, entry))]
 
-    def open(self, key: str) -> Path:
-        if problems := self.verify(key):
+    def open(self, key: str, parts: tuple[str, ...] = ()) -> Path:
+        if problems := self.verify(key, parts):
             raise artefact.unusable(f"{self.url}/{key}", problems)
         return self.path(key)
 
@@ -197,6 +227,36 @@ def _move(source: Path, target: Path, absent: bool) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def _alone(target: Path, key: str) -> Generator[None]:
+    """Be the only one that makes an artefact; the lock file is there as long as somebody is.
+
+    Raises:
+        TemporaryError: Another process, or thread, is making it.
+    """
+    path = target.with_name(f".{target.name}.making")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with path.open("a+b") as file:
+            if not _lock(file, attempts=10):
+                raise TemporaryError(f"another process is writing {key}; wait for it or cancel it first")
+            if not _is(file, path):  # of somebody who has just removed it
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is(file: BinaryIO, path: Path) -> bool:
+    """Return whether an open file still has its name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def _lock(file: BinaryIO, attempts: int) -> bool:
     """Lock a file exclusively; try more than once, because `leased` looks by holding it for a moment."""
     for attempt in range(attempts):
@@ -217,17 +277,14 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
-def _write_manifest(folder: Path) -> None:
-    """Write MANIFEST.json for every file below `folder`, synced to disk first."""
+def _entries(folder: Path, names: Iterable[str]) -> dict[str, Entry]:
+    """Return what the manifest says of files, each synced to disk first."""
     files: dict[str, Entry] = {}
-    for name in artefact.files_of(folder):
+    for name in names:
         with (folder / name).open("rb") as file:
             os.fsync(file.fileno())
         files[name] = artefact.entry_of(folder / name)
-    with (folder / MANIFEST).open("wb") as file:
-        file.write(artefact.dump_manifest(files))
-        file.flush()
-        os.fsync(file.fileno())
+    return files
 
 
 def _problem(folder: Path, name: str, wanted: Entry) -> str | None:

@@ -121,32 +121,40 @@ class GcsStorage(Storage):
 
     def publish(self, folder: Path, key: str) -> None:
         self._refuse_existing(key)
-        with contextlib.ExitStack() as stack:
-            if not any(key.startswith(held.what + "/") for held in tuple(self._held)):
-                parent, _, name = key.rpartition("/")
-                stack.enter_context(self._hold(f"{parent}/.{name}/lease" if parent else f".{name}/lease", key))
-                self._refuse_existing(key)  # made while we waited
-            try:
-                transfer.upload(self._bucket, folder, self._folder(key), self._may_write)
-            except Conflict as error:
-                raise artefact.already_there(f"{self.url}/{key}") from error
+        with self._alone(key):
+            self.complete(key, self.add(folder, key))
 
-    def verify(self, key: str) -> list[str]:
+    def add(self, folder: Path, key: str) -> dict[str, Entry]:
+        return transfer.send(self._bucket, folder, self._folder(key), self._may_write)
+
+    def complete(self, key: str, files: dict[str, Entry]) -> None:
+        self._refuse_existing(key)
+        try:
+            transfer.finish(self._bucket, self._folder(key), files, self._may_write)
+        except Conflict as error:
+            raise artefact.already_there(f"{self.url}/{key}") from error
+
+    @contextlib.contextmanager
+    def _alone(self, key: str) -> Generator[None]:
+        """Hold the lease of an artefact while it is made, unless its run is leased by us already."""
+        if any(key.startswith(held.what + "/") for held in tuple(self._held)):
+            yield
+            return
+        parent, _, name = key.rpartition("/")
+        with self._hold(f"{parent}/.{name}/lease" if parent else f".{name}/lease", key):
+            self._refuse_existing(key)  # made while we waited
+            yield
+
+    def verify(self, key: str, parts: tuple[str, ...] = ()) -> list[str]:
         """Compare the manifest with what the service knows of every object; nothing is downloaded."""
         try:
-            files, _ = transfer.manifest(self._bucket, self._folder(key))
+            files = artefact.chosen(transfer.manifest(self._bucket, self._folder(key))[0], parts)
         except DataError as error:
             return [str(error)]
-        found = transfer.listing(self._bucket, self._folder(key))
-        lines = (artefact.difference(name, entry, found.get(name)) for name, entry in sorted(files.items()))
-        return [line for line in lines if line]
+        return artefact.differences(files, transfer.listing(self._bucket, self._folder(key)))
 
-    def open(self, key: str) -> Path:
-        try:
-            files, version = transfer.manifest(self._bucket, self._folder(key))
-        except DataError as error:
-            raise artefact.unusable(f"{self.url}/{key}", [str(error)]) from error
-        target = self._cache(f"artefacts/{check_key(key)}@{version}")
+    def open(self, key: str, parts: tuple[str, ...] = ()) -> Path:
+        files, target = self._copy(key, parts)
         if not transfer.complete(target, files):
             shutil.rmtree(_made(target.parent) / target.name, ignore_errors=True)
             try:
@@ -155,6 +163,23 @@ class GcsStorage(Storage):
                 if not transfer.complete(target, files):  # and not by another process that was faster
                     raise
         return target
+
+    @contextlib.contextmanager
+    def borrow(self, key: str, parts: tuple[str, ...] = ()) -> Generator[Path]:
+        _, target = self._copy(key, parts)
+        try:
+            yield self.open(key, parts)
+        finally:
+            shutil.rmtree(target, ignore_errors=True)
+
+    def _copy(self, key: str, parts: tuple[str, ...]) -> tuple[dict[str, Entry], Path]:
+        """Return the files of an artefact's parts, and where this machine keeps a copy of this very content."""
+        try:
+            files, version = transfer.manifest(self._bucket, self._folder(key))
+            files = artefact.chosen(files, parts)
+        except DataError as error:
+            raise artefact.unusable(f"{self.url}/{key}", [str(error)]) from error
+        return files, self._cache("+".join([f"artefacts/{check_key(key)}@{version}", *sorted(parts)]))
 
     def fetch(self, key: str, folder: Path) -> None:
         try:
@@ -232,7 +257,7 @@ class GcsStorage(Storage):
 
     def _fetch(self, key: str, files: dict[str, Entry], folder: Path) -> None:
         """Download an artefact beside its place and move it there when every checksum agrees."""
-        if problems := self.verify(key):
+        if problems := artefact.differences(files, transfer.listing(self._bucket, self._folder(key))):
             raise artefact.unusable(f"{self.url}/{key}", problems)
         with disk_errors(f"fetching {key}"), artefact.placed(folder) as part:
             if problems := transfer.download(self._bucket, self._folder(key), files, part):

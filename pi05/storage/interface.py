@@ -1,5 +1,6 @@
 """What every storage can do, whatever it is made of."""
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -7,6 +8,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from pi05.errors import DataError, TemporaryError
+from pi05.storage import artefact
+from pi05.storage.artefact import MANIFEST, Entry
 
 _AT_ONCE = 32
 """Objects that `read_all` reads at a time: a bucket answers in some 30 ms, whatever else it is asked."""
@@ -68,6 +71,18 @@ class Storage(ABC):
         """Return the numbers that name complete artefacts directly under a folder, ascending."""
         return sorted(int(name) for name in self.artefacts(key) if name.isdigit())
 
+    def parts(self, key: str) -> frozenset[str]:
+        """Return what a complete artefact holds: the names directly under it; raise DataError without it."""
+        return artefact.parts_of(artefact.load_manifest(self.read(f"{key}/{MANIFEST}")))
+
+    def holding(self, key: str, part: str) -> list[int]:
+        """Return the numbers that name complete artefacts directly under a folder which hold a part, ascending.
+
+        One with a damaged manifest counts: whoever opens it is told.
+        """
+        found = {name.split("/")[-2]: content for name, content in self.scan(key, [MANIFEST]).items()}
+        return sorted(int(name) for name, content in found.items() if name.isdigit() and _holds(content, part))
+
     @abstractmethod
     def incomplete(self, key: str) -> list[str]:
         """Return the sorted names directly under a folder that were begun, or deleted, and are not complete."""
@@ -114,12 +129,41 @@ class Storage(ABC):
         """Make the artefact `key` of a complete local folder, which stays as it is; otherwise like `stage`."""
 
     @abstractmethod
-    def verify(self, key: str) -> list[str]:
-        """Return what is wrong with an artefact, one line a file; empty when every checksum agrees."""
+    def add(self, folder: Path, key: str) -> dict[str, Entry]:
+        """Bring the files of a local folder to where an artefact is being made; return its part of the manifest.
+
+        Several processes may do so at once, with other files each; `complete` makes an artefact of them. The files may
+        be moved.
+
+        Raises:
+            TemporaryError: The disk is full, or the storage cannot be reached.
+        """
 
     @abstractmethod
-    def open(self, key: str) -> Path:
-        """Return a local folder with an artefact, verified, to be read only; raise DataError naming each bad file."""
+    def complete(self, key: str, files: dict[str, Entry]) -> None:
+        """Write the manifest over what has been added; what else lies there, from an earlier attempt, is removed.
+
+        Raises:
+            ConfigError: The artefact already exists.
+            TemporaryError: A file is missing or another one; the storage cannot be reached.
+        """
+
+    @abstractmethod
+    def verify(self, key: str, parts: tuple[str, ...] = ()) -> list[str]:
+        """Return what is wrong with an artefact, or some parts of it, one line a file; empty when all agree."""
+
+    @abstractmethod
+    def open(self, key: str, parts: tuple[str, ...] = ()) -> Path:
+        """Return a local folder with an artefact, verified, to be read only; raise DataError naming the bad files.
+
+        Args:
+            key: The artefact.
+            parts: Names directly under it; nothing else is fetched or verified. Empty: all.
+        """
+
+    def borrow(self, key: str, parts: tuple[str, ...] = ()) -> AbstractContextManager[Path]:
+        """Yield what `open` returns; a copy that this machine had to fetch is removed when the block ends."""
+        return contextlib.nullcontext(self.open(key, parts))
 
     @abstractmethod
     def fetch(self, key: str, folder: Path) -> None:
@@ -141,3 +185,10 @@ class Storage(ABC):
     @abstractmethod
     def leased(self, key: str) -> bool:
         """Return whether some process holds the lease."""
+
+
+def _holds(manifest: bytes, part: str) -> bool:
+    try:
+        return part in artefact.parts_of(artefact.load_manifest(manifest))
+    except DataError:
+        return True

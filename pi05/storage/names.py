@@ -1,10 +1,15 @@
 """What lies where in a storage: the names of a run's artefacts, and keys that stay inside."""
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from pi05.errors import DataError
+
+PARAMS, STATE, ASSETS = "params", "train_state", "assets"
+"""Parts of a checkpoint: what a policy is made of; what only training needs, in those that it can go on from; words
+and statistics that both need."""
 
 
 @dataclass(frozen=True)
@@ -97,3 +102,9 @@ def check_key(key: str) -> str:
     if not parts or key.startswith("/") or ".." in parts or "\\" in key or re.search(r"[\x00-\x1f]", key):
         raise DataError(f"storage key {key!r} is not a relative path without '..'")
     return key
+
+
+def removal(url: str, key: str) -> str:
+    """Return the command with which a person removes an artefact."""
+    where = shlex.quote(f"{url}/{key}".removeprefix("file://"))
+    return f"gcloud storage rm -r {where}" if url.startswith("gs://") else f"rm -r {where}"

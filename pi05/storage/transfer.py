@@ -9,32 +9,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pi05.errors import DataError, TemporaryError
+from pi05.errors import DataError, TemporaryError, Unreachable
 from pi05.storage import artefact
 from pi05.storage.artefact import MANIFEST, Entry
 from pi05.storage.bucket import PART, WORKERS, Bucket, Object
 
 
-def upload(bucket: Bucket, folder: Path, prefix: str, check: Callable[[], None]) -> None:
-    """Make an artefact of a folder: its files, then the manifest.
-
-    What an earlier attempt left is used where checksums agree, and else removed.
+def send(bucket: Bucket, folder: Path, prefix: str, check: Callable[[], None]) -> dict[str, Entry]:
+    """Upload the files of a folder and return their table; those that are there already are left alone.
 
     Args:
         bucket: Where to.
         folder: The files; a manifest in it is ignored.
         prefix: Name of the artefact's folder in the bucket, ending with a slash.
         check: Raises when this process may not write any more.
-
-    Raises:
-        Conflict: Another process has completed the artefact meanwhile.
     """
     with ThreadPoolExecutor(WORKERS) as pool:
         names = artefact.files_of(folder)
         files = dict(zip(names, pool.map(artefact.entry_of, [folder / name for name in names]), strict=True))
         there = listing(bucket, prefix)
-        run_all(pool, [partial(bucket.remove, prefix + name) for name in there if name not in files])
-        todo = [name for name in files if name not in there or there[name] != files[name]]
+        todo = [name for name in files if there.get(name) != files[name]]
         todo.sort(key=lambda name: files[name].size, reverse=True)  # the longest first, so that none is left alone
 
         def send(name: str) -> None:
@@ -42,6 +36,21 @@ def upload(bucket: Bucket, folder: Path, prefix: str, check: Callable[[], None])
             bucket.write_file(prefix + name, folder / name, files[name].crc32c)
 
         run_all(pool, [partial(send, name) for name in todo])
+    return files
+
+
+def finish(bucket: Bucket, prefix: str, files: dict[str, Entry], check: Callable[[], None]) -> None:
+    """Make an artefact of what was sent: remove what an earlier attempt left, then write the manifest.
+
+    Raises:
+        Unreachable: A file is not there as it was sent.
+        Conflict: Another process has completed the artefact meanwhile.
+    """
+    there = listing(bucket, prefix)
+    if wrong := artefact.differences(files, there):
+        raise Unreachable(f"{prefix} did not arrive whole ({'; '.join(wrong[:3])}); try again")
+    with ThreadPoolExecutor(WORKERS) as pool:
+        run_all(pool, [partial(bucket.remove, prefix + name) for name in there if name not in files])
     check()
     bucket.write_mine(prefix + MANIFEST, artefact.dump_manifest(files), generation=0)
 
@@ -67,8 +76,7 @@ def download(bucket: Bucket, prefix: str, files: dict[str, Entry], folder: Path)
         parts = (_parts(bucket, objects[name], folder / name) for name in files)
         run_all(pool, [part for several in parts for part in several])
         found = pool.map(artefact.entry_of, [folder / name for name in files])
-        lines = (artefact.difference(name, files[name], entry) for name, entry in zip(files, found, strict=True))
-        return [line for line in lines if line]
+        return artefact.differences(files, dict(zip(files, found, strict=True)))
 
 
 def run_all(pool: ThreadPoolExecutor, calls: Iterable[Callable[[], Any]]) -> None:

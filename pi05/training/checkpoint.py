@@ -2,20 +2,22 @@
 
     checkpoints/<step>/
         params/              what a policy uses (averaged weights where they are kept), in the published form
-        train_state/         what only training needs: step, optimizer moments, the weights that are not averaged
+        train_state/         what only training needs: step, optimizer moments, the weights that are not averaged;
+                             three times as large as params, and so not in every checkpoint
         assets/<id>/norm_stats.json
         assets/tokenizer.model
         assets/pi05.json     CheckpointMeta
         MANIFEST.json        sizes and checksums, written last
 
-Resuming, in this order: the newest complete checkpoint is found; its checksums are verified; its sizes and settings
-are compared with the job's; parameters and state are read straight onto the devices; the data order goes on from the
-step number.
+Resuming, in this order: the newest complete checkpoint with a train_state is found; its checksums are verified; its
+sizes and settings are compared with the job's; parameters and state are read straight onto the devices; the data order
+goes on from the step number.
 """
 
+import contextlib
 import json
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,16 +30,27 @@ from pi05.data import stats
 from pi05.data.tokenizer import Tokenizer
 from pi05.data.transforms import Recipe
 from pi05.errors import ConfigError, DataError
-from pi05.model import weights
-from pi05.storage import RunPaths, Storage
-from pi05.training import processes
+from pi05.model import arrays, tree, weights
+from pi05.storage import ASSETS, PARAMS, STATE, RunPaths, Storage, removal
+from pi05.storage.artefact import unusable
+from pi05.training import processes, snapshot
 from pi05.training import step as training
 from pi05.training.step import TrainState
 
 ASSET_ID = "maniskill"
-META = "assets/pi05.json"
-TOKENIZER = "assets/tokenizer.model"
-RESULT_FREE = {"log_every", "save_every", "keep_every", "patience", "fsdp_devices", "fsdp_min_bytes"}
+META = f"{ASSETS}/pi05.json"
+TOKENIZER = f"{ASSETS}/tokenizer.model"
+POLICY = (PARAMS, ASSETS)
+"""The parts of a checkpoint that a policy needs."""
+RESULT_FREE = {
+    "log_every",
+    "save_every",
+    "save_state_every",
+    "keep_every",
+    "patience",
+    "fsdp_devices",
+    "fsdp_min_bytes",
+}
 """Training settings that may change when a run resumes, because the numbers do not depend on them."""
 
 
@@ -115,31 +128,67 @@ class CheckpointMeta(BaseModel):
         return {source.task: source.sentence for source in self.sources}.get(task, self.sentence)
 
 
-def save(stage: AbstractContextManager[Path], state: TrainState, recipe: Recipe, meta: CheckpointMeta) -> None:
-    """Write one checkpoint into the folder of `stage`, which makes it appear whole or not at all.
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint, in memory.
 
-    Of several processes all take part, and one writes.
+    Attributes:
+        params: What a policy uses.
+        state: What training needs beside them; None in one that training does not go on from.
+        recipe: The transforms.
+        meta: What it says of itself.
     """
-    state = processes.gather(state)
-    if not processes.leads():
-        return
-    with stage as folder:
-        weights.write(folder / "params", training.policy_params(state))
-        weights.save(folder / "train_state", _beside_params(state))
-        stats.write(folder / "assets" / ASSET_ID, recipe.stats)
-        (folder / TOKENIZER).write_bytes(recipe.tokenizer.model)
-        (folder / META).write_text(meta.model_dump_json(indent=1))
+
+    params: tree.Params
+    state: dict[str, Any] | None
+    recipe: Recipe
+    meta: CheckpointMeta
+
+    def copied(self) -> "Checkpoint":
+        """Return it with copies of its arrays, which training does not change."""
+        params, state = snapshot.copied((self.params, self.state))
+        return replace(self, params=params, state=state)
+
+    def for_policies(self) -> "Checkpoint":
+        """Return it without what only training needs."""
+        return replace(self, state=None)
+
+
+def of(state: TrainState, recipe: Recipe, meta: CheckpointMeta) -> Checkpoint:
+    """Return the checkpoint of a state, whose arrays it holds and does not copy."""
+    return Checkpoint(training.policy_params(state), _beside_params(state), recipe, meta)
+
+
+def write(folder: Path, what: Checkpoint) -> None:
+    """Write a checkpoint to a folder; of several processes each writes its part, and only the first is complete."""
+    weights.write(folder / PARAMS, what.params)
+    if what.state is not None:
+        arrays.save(folder / STATE, what.state)
+    if processes.leads():
+        stats.write(folder / ASSETS / ASSET_ID, what.recipe.stats)
+        (folder / TOKENIZER).write_bytes(what.recipe.tokenizer.model)
+        (folder / META).write_text(what.meta.model_dump_json(indent=1))
+
+
+def is_due(step: int, train: TrainConfig) -> bool:
+    """Return whether a checkpoint is due after a step, beside the last one and that of a signal."""
+    return step % train.save_every == 0 or state_is_due(step, train)
+
+
+def state_is_due(step: int, train: TrainConfig) -> bool:
+    """Return whether that checkpoint is to be one that training can go on from."""
+    return step % (train.save_state_every or train.save_every) == 0
 
 
 def restore(folder: Path, mesh: Mesh, model: ModelConfig, train: TrainConfig) -> TrainState:
     """Read a verified checkpoint onto the mesh, on as many devices as it has."""
     check_settings(folder, model, train)
     state = training.placed_state(mesh, model, train)
-    params = weights.read(folder / "params", model, state.params)
+    params = weights.read(folder / PARAMS, model, state.params)
     target = _beside_params(state)
-    with weights.checkpointer() as orbax:
+    with arrays.checkpointer() as orbax:
         beside = orbax.restore(
-            (folder / "train_state").absolute(),
+            (folder / STATE).absolute(),
             args=ocp.args.PyTreeRestore(item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target)),
         )
     ema = None if train.ema_decay is None else {path: params[path] for path in beside["trainable"]}
@@ -149,6 +198,34 @@ def restore(folder: Path, mesh: Mesh, model: ModelConfig, train: TrainConfig) ->
 def steps(storage: Storage, run: str) -> list[int]:
     """Return the steps of a run's complete checkpoints, ascending."""
     return storage.numbered(RunPaths(run).checkpoints)
+
+
+def resumable(storage: Storage, run: str) -> list[int]:
+    """Return the steps of those that training can go on from, ascending."""
+    return storage.holding(RunPaths(run).checkpoints, STATE)
+
+
+@contextlib.contextmanager
+def borrowed(storage: Storage, run: str, step: int) -> Iterator[Path]:
+    """Yield a local folder with a verified checkpoint, for a while.
+
+    Raises:
+        DataError: It is damaged; the error says how to go on from an earlier one.
+    """
+    key = RunPaths(run).checkpoint(step)
+    with contextlib.ExitStack() as opened:
+        try:
+            folder = opened.enter_context(storage.borrow(key))
+        except DataError as error:
+            raise DataError(f"{error}; {_way_on(storage, run, key)}") from error
+        yield folder
+
+
+def check(storage: Storage, run: str, step: int) -> None:
+    """Raise DataError when a checkpoint in storage is damaged, and say how to go on from an earlier one."""
+    key = RunPaths(run).checkpoint(step)
+    if problems := storage.verify(key):
+        raise DataError(f"{unusable(f'{storage.url}/{key}', problems)}; {_way_on(storage, run, key)}")
 
 
 def find(storage: Storage, run: str, step: int | None) -> int:
@@ -161,10 +238,10 @@ def find(storage: Storage, run: str, step: int | None) -> int:
     return found[-1] if step is None else step
 
 
-def superseded(saved: Iterable[int], keep_every: int) -> list[int]:
-    """Return the steps that retention deletes: all but the last and the multiples of `keep_every`."""
-    ordered = sorted(saved)
-    return [step for step in ordered[:-1] if step % keep_every]
+def superseded(saved: Iterable[int], resumable: Iterable[int], keep_every: int) -> list[int]:
+    """Return the steps that retention deletes: all but the last, the last resumable and the multiples of keep_every."""
+    kept = {max(saved, default=None), max(resumable, default=None)}
+    return [step for step in sorted(saved) if step % keep_every and step not in kept]
 
 
 def read_meta(folder: Path) -> CheckpointMeta:
@@ -228,6 +305,10 @@ def check_digest(dataset: str, before: str, now: str, since: str) -> None:
             f"dataset {dataset} changed since {since}: its manifest was {before[:12]}, now it is {now[:12]}. "
             "Put back what it was, or submit a new run"
         )
+
+
+def _way_on(storage: Storage, run: str, key: str) -> str:
+    return f"to go on from an earlier one: {removal(storage.url, key)} && pi05ctl resume {run}"
 
 
 def _beside_params(state: TrainState) -> dict:

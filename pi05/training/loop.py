@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NoReturn, Protocol
+from functools import partial
 
 import jax
 import numpy as np
@@ -21,12 +21,12 @@ from pi05 import sharding
 from pi05.config import Share, TrainJob
 from pi05.data.batches import Loader, Source
 from pi05.errors import ConfigError, Unreachable
-from pi05.events import EventWriter
 from pi05.model import tree, weights
-from pi05.storage import RunPaths, Storage
+from pi05.storage import PARAMS, Storage
 from pi05.storage.artefact import MANIFEST
 from pi05.training import checkpoint, meter, processes, saving
 from pi05.training.step import Batch, TrainState, make_step, new_state, placed_state, state_sharding
+from pi05.training.surroundings import Surroundings
 
 log = logging.getLogger("pi05")
 
@@ -34,19 +34,6 @@ _PREFETCH = 2
 """Batches made ahead of the step that uses them."""
 _NONE = -1
 """Step of a checkpoint where there is none."""
-
-
-class Surroundings(Protocol):
-    """What the loop needs of the process it runs in."""
-
-    storage: Storage
-    paths: RunPaths
-    events: EventWriter
-
-    @property
-    def stopping(self) -> bool: ...
-
-    def stop(self) -> NoReturn: ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +61,7 @@ class Training:
         )
         with (
             _Prefetch(self._batches(first)) as ahead,
-            saving.saver(around, train.keep_every, train.steps) as saver,
+            saving.saver(around, train, partial(self._check_datasets, around)) as saver,
         ):
             for done, batch in zip(range(first + 1, train.steps + 1), ahead, strict=False):
                 if done == first + 1:
@@ -82,12 +69,14 @@ class Training:
                 state, values = step_function(state, batch)
                 metrics.add(values)
                 stops = processes.any_stops(around.stopping, done)
-                due = done % train.save_every == 0 or done == train.steps or stops
+                last = stops or done == train.steps
+                due = last or checkpoint.is_due(done, train)
                 if due or done % train.log_every == 0 or done == first + 1:
                     self._report(done, metrics.read(done), around)
+                saver.check()
                 if due:
-                    self._check_datasets(around)
-                    checkpoint.save(saver.stage(done), state, self.loader.recipe, self._meta(done))
+                    made = checkpoint.of(state, self.loader.recipe, self._meta(done))
+                    saver.save(made, last or checkpoint.state_is_due(done, train), last)
                 if stops:
                     around.stop()
         return state
@@ -108,6 +97,7 @@ class Training:
         """Raise DataError when a dataset is not the one that training began with.
 
         A bucket that does not answer is no reason to end: who resumes compares again. Of several processes one looks.
+        Called in a thread, while training goes on.
         """
         if not processes.leads():
             return
@@ -151,16 +141,18 @@ class Training:
 def start(training: Training, around: Surroundings) -> TrainState:
     """Return the state to train from: the newest checkpoint of the run, else base weights, else random ones."""
     storage, job, mesh = around.storage, training.job, training.mesh
-    newest = processes.choice_of_first(max(checkpoint.steps(storage, around.paths.run), default=_NONE))
+    newest = processes.choice_of_first(max(checkpoint.resumable(storage, around.paths.run), default=_NONE))
     if newest != _NONE:
-        folder = storage.open(around.paths.checkpoint(newest))
-        log.info("resuming from checkpoint %d", newest)
-        checkpoint.check_datasets(folder, training.digests)
-        return checkpoint.restore(folder, mesh, job.model, job.train)
+        with checkpoint.borrowed(storage, around.paths.run, newest) as folder:
+            log.info("resuming from checkpoint %d", newest)
+            checkpoint.check_datasets(folder, training.digests)
+            state = checkpoint.restore(folder, mesh, job.model, job.train)
+            processes.wait_for_all()  # they may share a disk, and so the copy that is removed now
+            return state
     place = state_sharding(mesh, job.model, job.train)
     if job.train.weights:
-        folder = storage.open(f"weights/{job.train.weights}")
-        params = weights.read(folder / "params", job.model, placed_state(mesh, job.model, job.train).params)
+        folder = storage.open(f"weights/{job.train.weights}", (PARAMS,))
+        params = weights.read(folder / PARAMS, job.model, placed_state(mesh, job.model, job.train).params)
     else:
         params = {
             path: sharding.place_whole(array, place.params[path]) for path, array in random_params(training).items()

@@ -42,8 +42,8 @@ if __name__ == "__main__":
     bucket.PATIENCE = 1.0
     if action == "train":
         from pi05.jobs.train import train  # the other actions need no JAX
-        from pi05.training import saving
+        from pi05.training import delivery
 
-        saving._LONGEST_PAUSE = 1.0
+        delivery._LONGEST_PAUSE = 1.0
         runtime.main(TrainJob, train)
     runtime.main(EvalJob, work)

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -12,7 +13,8 @@ from pi05.errors import ConfigError, TemporaryError
 from pi05.events import Event, EventWriter, parse
 from pi05.storage import RunPaths, Storage, connect
 from pi05.storage.gcs import GcsStorage
-from pi05.training import checkpoint, saving
+from pi05.training import checkpoint, delivery
+from pi05.training.delivery import Delivery
 from tests.gcs.emulator import Line
 
 PATHS = RunPaths("train-pushcube-000000")
@@ -24,6 +26,13 @@ class Around:
     def __init__(self, storage: Storage) -> None:
         self.storage, self.paths, self.stream = storage, PATHS, io.StringIO()
         self.events = EventWriter(PATHS.run, self.stream, lambda: 0.0)
+
+    @property
+    def stopping(self) -> bool:
+        return False
+
+    def stop(self) -> NoReturn:
+        raise AssertionError
 
     @property
     def seen(self) -> list[Event]:
@@ -44,13 +53,16 @@ def around(url: str) -> Around:
 
 @pytest.fixture(autouse=True)
 def _quick_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saving, "_LONGEST_PAUSE", 0.5)
+    monkeypatch.setattr(delivery, "_LONGEST_PAUSE", 0.5)
 
 
-def fill(saver: saving.Saver, step: int, size: int = 5) -> None:
-    with saver.stage(step) as folder:
-        (folder / "params").mkdir()
-        (folder / "params/data").write_bytes(str(step).encode() * size)
+def fill(place: Delivery, step: int, size: int = 5, whole: bool = True) -> None:
+    def write(folder: Path) -> None:
+        for part in ("params", "train_state")[: 1 + whole]:
+            (folder / part).mkdir()
+            (folder / part / "data").write_bytes(str(step).encode() * size)
+
+    place.put(step, write, whole, last=False)
 
 
 def until(true: Callable[[], bool], seconds: float = 30) -> None:
@@ -65,11 +77,11 @@ def local_files(tmp_path: Path) -> list[Path]:
 
 
 def test_a_checkpoint_is_announced_when_the_bucket_has_it(around: Around, tmp_path: Path) -> None:
-    with saving.saver(around, keep_every=1000, total=30) as saver:
-        fill(saver, 10)
+    with delivery.delivery(around, keep_every=1000, total=30) as place:
+        fill(place, 10)
         until(lambda: around.steps("checkpoint") == [10])
         assert around.storage.verify(PATHS.checkpoint(10)) == []
-        fill(saver, 20)
+        fill(place, 20)
     assert around.steps("checkpoint") == [10, 20]
     assert checkpoint.steps(around.storage, PATHS.run) == [20]
     assert (around.storage.open(PATHS.checkpoint(20)) / "params/data").read_bytes() == b"20" * 5
@@ -77,21 +89,21 @@ def test_a_checkpoint_is_announced_when_the_bucket_has_it(around: Around, tmp_pa
 
 
 def test_last_and_every_kept_one_stay(around: Around) -> None:
-    with saving.saver(around, keep_every=20, total=50) as saver:
+    with delivery.delivery(around, keep_every=20, total=50) as place:
         for step in (10, 20, 30, 40, 50):
-            fill(saver, step)
+            fill(place, step)
             until(lambda step=step: step in around.steps("checkpoint"))
     assert checkpoint.steps(around.storage, PATHS.run) == [20, 40, 50]
 
 
 def test_training_goes_on_while_the_bucket_is_gone(around: Around, line: Line) -> None:
-    with saving.saver(around, keep_every=20, total=50) as saver:
-        fill(saver, 5)
+    with delivery.delivery(around, keep_every=20, total=50) as place:
+        fill(place, 5)
         until(lambda: around.steps("checkpoint") == [5])
         line.cut()
         start = time.monotonic()
         for step in (10, 20, 30, 40, 50):
-            fill(saver, step)
+            fill(place, step)
         assert time.monotonic() - start < 2
         until(lambda: any("checkpoint 50 is not uploaded yet: gs://" in text for text in around.warnings))
         line.mend()
@@ -104,27 +116,29 @@ def test_training_goes_on_while_the_bucket_is_gone(around: Around, line: Line) -
 
 def test_the_newest_is_uploaded_first(around: Around, line: Line) -> None:
     line.rate = 2e6
-    with saving.saver(around, keep_every=10, total=50) as saver:
+    with delivery.delivery(around, keep_every=10, total=50) as place:
         for step in (10, 20, 30):
-            fill(saver, step, size=1 << 20)
+            fill(place, step, size=1 << 20)
     assert around.steps("checkpoint") == [10, 30, 20]
     assert checkpoint.steps(around.storage, PATHS.run) == [10, 20, 30]
 
 
 def test_a_full_scratch_disk_costs_a_checkpoint_and_not_the_training(around: Around, line: Line) -> None:
-    def save_too_much(saver: saving.Saver) -> None:
-        with saver.stage(20):
-            raise ValueError("tensorstore says: No space left on device")
+    def write(_: Path) -> None:
+        raise ValueError("tensorstore says: No space left on device")
 
-    with saving.saver(around, keep_every=1000, total=50) as saver:
+    def save_too_much(place: Delivery) -> None:
+        assert not place.put(20, write, whole=True, last=False)
+
+    with delivery.delivery(around, keep_every=1000, total=50) as place:
         with pytest.raises(TemporaryError, match="disk full while writing checkpoint 20"):
-            save_too_much(saver)
+            save_too_much(place)
         line.cut()
-        fill(saver, 10)
-        save_too_much(saver)
+        fill(place, 10)
+        save_too_much(place)
         line.mend()
         until(lambda: around.steps("checkpoint") == [10])
-        fill(saver, 30)
+        fill(place, 30)
     assert any(
         text.startswith("checkpoint 20 is left out while [10] wait for upload: disk full") for text in around.warnings
     )
@@ -132,12 +146,14 @@ def test_a_full_scratch_disk_costs_a_checkpoint_and_not_the_training(around: Aro
 
 
 def test_an_error_of_the_trainer_leaves_nothing_half_and_what_waits_is_uploaded(around: Around) -> None:
+    def half(folder: Path) -> None:
+        (folder / "half").touch()
+        raise ZeroDivisionError
+
     def train() -> None:
-        with saving.saver(around, keep_every=1000, total=50) as saver:
-            fill(saver, 10)
-            with saver.stage(20) as folder:
-                (folder / "half").touch()
-                raise ZeroDivisionError
+        with delivery.delivery(around, keep_every=1000, total=50) as place:
+            fill(place, 10)
+            place.put(20, half, whole=True, last=False)
 
     with pytest.raises(ZeroDivisionError):
         train()
@@ -159,8 +175,8 @@ def test_rights_that_are_taken_away_end_a_run_at_its_end_only(url: str) -> None:
     around = Around(Refusing(url))
 
     def train() -> None:
-        with saving.saver(around, keep_every=1000, total=50) as saver:
-            fill(saver, 10)
+        with delivery.delivery(around, keep_every=1000, total=50) as place:
+            fill(place, 10)
             until(lambda: len(around.warnings) > 1)
 
     with pytest.raises(ConfigError, match="not allowed to write"):
@@ -171,8 +187,8 @@ def test_rights_that_are_taken_away_end_a_run_at_its_end_only(url: str) -> None:
 def test_rights_that_come_back_lose_nothing(url: str) -> None:
     storage = Refusing(url)
     around = Around(storage)
-    with saving.saver(around, keep_every=1000, total=50) as saver:
-        fill(saver, 10)
+    with delivery.delivery(around, keep_every=1000, total=50) as place:
+        fill(place, 10)
         until(lambda: len(around.warnings) > 0)
         storage.refuses = False
         until(lambda: around.steps("checkpoint") == [10])
@@ -181,8 +197,8 @@ def test_rights_that_come_back_lose_nothing(url: str) -> None:
 
 def test_a_run_that_was_taken_over_uploads_no_more(around: Around, url: str) -> None:
     def train() -> None:
-        with saving.saver(around, keep_every=1000, total=50) as saver:
-            fill(saver, 10)
+        with delivery.delivery(around, keep_every=1000, total=50) as place:
+            fill(place, 10)
 
     with around.storage.lease(PATHS.lease) as held:
         connect(url).delete(PATHS.lease)
@@ -204,22 +220,22 @@ class Damaging(GcsStorage):
 
 def test_a_checkpoint_that_arrived_damaged_is_uploaded_again(url: str) -> None:
     around = Around(Damaging(url))
-    with saving.saver(around, keep_every=1000, total=50) as saver:
-        fill(saver, 10)
+    with delivery.delivery(around, keep_every=1000, total=50) as place:
+        fill(place, 10)
     assert "it arrived damaged (params/data has 3 bytes, the manifest says 10)" in around.warnings[0]
     assert around.storage.verify(PATHS.checkpoint(10)) == []
 
 
 def test_the_thread_is_gone_at_the_end(around: Around) -> None:
-    with saving.saver(around, keep_every=1000, total=50) as saver:
-        fill(saver, 10)
-    assert "checkpoints" not in [thread.name for thread in threading.enumerate()]
+    with delivery.delivery(around, keep_every=1000, total=50) as place:
+        fill(place, 10)
+    assert "uploads" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_what_a_killed_process_left_is_removed(around: Around) -> None:
     left = around.storage.scratch(PATHS.checkpoints) / "10"
     left.mkdir(parents=True)
     (left / "half").touch()
-    with saving.saver(around, keep_every=1000, total=50) as saver:
-        fill(saver, 10)
-    assert around.storage.children(PATHS.checkpoint(10)) == ["MANIFEST.json", "params"]
+    with delivery.delivery(around, keep_every=1000, total=50) as place:
+        fill(place, 10)
+    assert around.storage.children(PATHS.checkpoint(10)) == ["MANIFEST.json", "params", "train_state"]

@@ -54,7 +54,8 @@ def save_checkpoint(storage: FileStorage, step: int, preset: str = "tiny", conve
         train=sizes.train,
     )
     state = new_state(tree.initial(sizes.model, seed=step), sizes.model, sizes.train)
-    checkpoint.save(storage.stage(TRAINING.checkpoint(step)), state, recipe, meta)
+    with storage.stage(TRAINING.checkpoint(step)) as folder:
+        checkpoint.write(folder, checkpoint.of(state, recipe, meta))
 
 
 def eval_job(storage: FileStorage, run: str, **settings: object) -> EvalJob:

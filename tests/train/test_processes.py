@@ -24,8 +24,9 @@ from pi05.errors import ConfigError
 from pi05.events import Event, parse
 from pi05.model import weights
 from pi05.storage import FileStorage, RunPaths
-from pi05.training import checkpoint, processes
-from pi05.training.processes import STOP_EVERY, Company
+from pi05.training import checkpoint
+from pi05.training.company import Company
+from pi05.training.processes import STOP_EVERY
 from tests.recorded import publish
 from tests.train.conftest import CONVENTION, GEMMA, MODEL, TRAIN, make_dataset, make_training
 
@@ -273,7 +274,8 @@ def test_a_batch_that_does_not_divide_by_all_devices_is_refused_by_all(bench: Be
 COMPANY = """
 import sys, time
 from pi05.errors import DataError, JobError
-from pi05.training.processes import Company, choice_of_first, wait_for_all
+from pi05.training.company import Company
+from pi05.training.processes import choice_of_first, wait_for_all
 process, address, patience, what = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
 try:
     with Company(process, 2, address, lambda words: print("LOST", words, flush=True), patience).together():
@@ -361,10 +363,3 @@ def test_a_part_of_a_batch_is_those_rows_of_the_whole() -> None:
     assert len(found) == len(wanted)
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_array_equal(one, other)
-
-
-@pytest.mark.parametrize(("sizes", "groups"), [([3, 3, 3], [2, 1]), ([9, 1, 1], [1, 2]), ([1, 9], [1, 1]), ([6], [1])])
-def test_leaves_are_gathered_some_at_a_time(monkeypatch: pytest.MonkeyPatch, sizes: list, groups: list) -> None:
-    monkeypatch.setattr(processes, "_GATHERED", 6)
-    leaves = [np.zeros(size, np.uint8) for size in sizes]
-    assert [len(group) for group in processes._groups(leaves)] == groups

@@ -103,8 +103,10 @@ def test_the_policy_reads_the_averaged_weights(whole: tuple[TrainState, Around])
         policy.act([7], 0, states[:1, :8], {})
 
 
-def test_retention_keeps_the_last_and_the_multiples() -> None:
-    assert checkpoint.superseded([500, 1000, 5000, 6000, 10000, 10500], keep_every=5000) == [500, 1000, 6000]
+def test_retention_keeps_the_last_the_last_to_go_on_from_and_the_multiples() -> None:
+    saved = [500, 1000, 5000, 6000, 10000, 10500]
+    assert checkpoint.superseded(saved, saved, keep_every=5000) == [500, 1000, 6000]
+    assert checkpoint.superseded(saved, [500, 6000], keep_every=5000) == [500, 1000], "training goes on from 6000"
 
 
 def test_a_flipped_bit_is_named(tmp_path: Path) -> None:
@@ -141,8 +143,9 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
 
 def test_a_foreign_folder_is_refused(around: Around, tmp_path: Path) -> None:
     with around.storage.stage(around.paths.checkpoint(5)) as folder:
-        (folder / "params").mkdir()
-        (folder / "params/model.safetensors").write_bytes(b"not ours")
+        for part in ("params", "train_state"):
+            (folder / part).mkdir()
+            (folder / part / "model.safetensors").write_bytes(b"not ours")
     with pytest.raises(DataError, match=r"no checkpoint of this project: assets/pi05.json is missing"):
         start(make_training(), around)
     with pytest.raises(DataError, match="not an Orbax checkpoint: it has no _METADATA"):
