@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pi05.errors import DataError
-from pi05.storage import MANIFEST, RunPaths, Storage, crc32c
+from pi05.storage import MANIFEST, STATE, RunPaths, Storage, crc32c, removal
 from pi05ctl import results
 from pi05ctl.errors import UsageError
 
@@ -49,13 +49,15 @@ class Checkpoint:
         step: Training steps.
         size: Bytes.
         when: When it was complete, in seconds since 1970.
-        kept: Why retention keeps it: `last`, `every 5000`, both or nothing.
+        resumable: Whether training can go on from it; from any of them policies are made.
+        kept: Why retention keeps it: `last`, `every 5000`, both or nothing; `resume`: the newest to go on from.
         evaluated: Run and success of every evaluation of it.
     """
 
     step: int
     size: int
     when: float
+    resumable: bool
     kept: str
     evaluated: tuple[str, ...]
 
@@ -115,10 +117,13 @@ def pull_weights(storage: Storage, name: str, folder: Path) -> None:
 def checkpoints(storage: Storage, run: str) -> list[Checkpoint]:
     """Return the complete checkpoints of a run, oldest first."""
     paths = RunPaths(run)
-    manifests = storage.scan(paths.checkpoints, [MANIFEST])
-    sizes = {
-        int(key.split("/")[-2]): _size(content) for key, content in manifests.items() if key.split("/")[-2].isdigit()
+    found = {
+        name: content
+        for key, content in storage.scan(paths.checkpoints, [MANIFEST]).items()
+        if (name := key.split("/")[-2]).isdigit()
     }
+    sizes = {int(name): _size(content) for name, content in found.items()}
+    resumable = storage.holding(paths.checkpoints, STATE)
     evaluated = _evaluations(storage, run) if sizes else {}
     every = _keep_every(storage, run)
     return [
@@ -126,7 +131,8 @@ def checkpoints(storage: Storage, run: str) -> list[Checkpoint]:
             step,
             sizes[step],
             storage.modified(paths.checkpoint(step)),
-            _kept(step, max(sizes), every),
+            step in resumable,
+            _kept(step, max(sizes), max(resumable, default=None), every),
             tuple(evaluated.get(step, ())),
         )
         for step in sorted(sizes)
@@ -147,9 +153,7 @@ def checkpoint_key(storage: Storage, run: str, step: int | None) -> str:
 def verify_checkpoint(storage: Storage, key: str) -> None:
     """Compare every file of a checkpoint with its manifest; raise DataError naming each bad one and the remedy."""
     run = key.split("/")[1]
-    remove = "gcloud storage rm -r" if storage.url.startswith("gs://") else "rm -r"
-    where = f"{storage.url}/{key}".removeprefix("file://")
-    _raise_damage(storage, key, f"to go on from an earlier one: {remove} {where} && pi05ctl resume {run}")
+    _raise_damage(storage, key, f"to go on from an earlier one: {removal(storage.url, key)} && pi05ctl resume {run}")
 
 
 def weights_key(name: str) -> str:
@@ -292,8 +296,8 @@ def _keep_every(storage: Storage, run: str) -> int | None:
     return None
 
 
-def _kept(step: int, last: int, every: int | None) -> str:
-    reasons = ["last"] if step == last else []
+def _kept(step: int, last: int, resume: int | None, every: int | None) -> str:
+    reasons = ["last"] if step == last else ["resume"] if step == resume else []
     if every and step % every == 0:
         reasons.append(f"every {every}")
     return ", ".join(reasons)

@@ -73,7 +73,7 @@ def pull_weights(name: NameArgument, to: ToOption, target: TargetOption = None) 
 
 @checkpoints.command("list")
 def list_checkpoints(run: RunArgument, output: OutputOption = "text", target: TargetOption = None) -> None:
-    """Show a run's checkpoints: size, age, why each is kept, and what evaluations of it found."""
+    """Show a run's checkpoints: size, what each is for, age, why it is kept, and what evaluations of it found."""
     from pi05ctl import artefacts
 
     controller = _controller(target)
@@ -125,9 +125,16 @@ def _table(found: "list[Checkpoint]", now: float) -> str:
     """Return the checkpoints as text."""
     from pi05ctl import report
 
-    header = ("STEP", "SIZE", "AGE", "KEPT", "EVALUATED")
+    header = ("STEP", "SIZE", "FOR", "AGE", "KEPT", "EVALUATED")
     rows = [
-        (f"{one.step:,}", _bytes(one.size), report.duration(now - one.when), one.kept, "; ".join(one.evaluated))
+        (
+            f"{one.step:,}",
+            _bytes(one.size),
+            "resume, policy" if one.resumable else "policy",
+            report.duration(now - one.when),
+            one.kept,
+            "; ".join(one.evaluated),
+        )
         for one in found
     ]
     return report.text_table(header, rows)

@@ -87,6 +87,7 @@ class FileStorage(Storage):
 
     def discard(self, key: str) -> None:
         shutil.rmtree(_staging(self.path(key)), ignore_errors=True)
+        _making(self.path(key)).unlink(missing_ok=True)
         if not self.exists(key):
             shutil.rmtree(self.path(key), ignore_errors=True)
 
@@ -109,15 +110,13 @@ class FileStorage(Storage):
     @contextlib.contextmanager
     def stage(self, key: str) -> Generator[Path]:
         target = self.path(key)
-        if self.exists(key):
-            raise artefact.already_there(f"{self.url}/{key}")
         staging = _staging(target)
-        with disk_errors(f"writing {key}"), _alone(target, key):
+        with disk_errors(f"writing {key}"), self._alone(key):
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
             try:
                 yield staging
-                self._finish(staging, target, _entries(staging, artefact.files_of(staging)))
+                _finish(staging, target, _entries(staging, artefact.files_of(staging)))
             except BaseException:
                 shutil.rmtree(staging, ignore_errors=True)
                 raise
@@ -140,26 +139,38 @@ class FileStorage(Storage):
     def complete(self, key: str, files: dict[str, Entry]) -> None:
         target = self.path(key)
         staging = _staging(target)
-        with disk_errors(f"writing {key}"), _alone(target, key):
-            if self.exists(key):
-                raise artefact.already_there(f"{self.url}/{key}")
+        with disk_errors(f"writing {key}"), self._alone(key):
             for name in artefact.files_of(staging):
                 if name not in files:
                     (staging / name).unlink()
             sizes = {name: (staging / name).stat().st_size for name in artefact.files_of(staging)}
             if wrong := [name for name, entry in files.items() if sizes.get(name) != entry.size]:
                 raise TemporaryError(f"{', '.join(wrong)} of {key} went missing while it was made; try again")
-            self._finish(staging, target, files)
+            _finish(staging, target, files)
 
-    def _finish(self, staging: Path, target: Path, files: dict[str, Entry]) -> None:
-        """Make an artefact of a folder whose files are on disk."""
-        with (staging / MANIFEST).open("wb") as file:
-            file.write(artefact.dump_manifest(files))
-            file.flush()
-            os.fsync(file.fileno())
-        shutil.rmtree(target, ignore_errors=True)
-        staging.rename(target)
-        _sync(target.parent)
+    @contextlib.contextmanager
+    def _alone(self, key: str) -> Generator[None]:
+        """Be the only one that makes an artefact; the lock file is there as long as somebody is.
+
+        Raises:
+            ConfigError: The artefact exists.
+            TemporaryError: Another process, or thread, is making it.
+        """
+        lock = _making(self.path(key))
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            with lock.open("a+b") as file:
+                if not _lock(file, attempts=10):
+                    raise TemporaryError(f"another process is writing {key}; wait for it or cancel it first")
+                if not _is(file, lock):  # of somebody who has just removed it
+                    continue
+                try:
+                    if self.exists(key):
+                        raise artefact.already_there(f"{self.url}/{key}")
+                    yield
+                finally:
+                    lock.unlink(missing_ok=True)
+                return
 
     def verify(self, key: str, parts: tuple[str, ...] = ()) -> list[str]:
         folder = self.path(key)
@@ -215,6 +226,11 @@ def _staging(target: Path) -> Path:
     return target.with_name(f".{target.name}{_INCOMPLETE}")
 
 
+def _making(target: Path) -> Path:
+    """Return the file that whoever makes an artefact has locked."""
+    return target.with_name(f".{target.name}.making")
+
+
 def _move(source: Path, target: Path, absent: bool) -> bool:
     """Give a file its name, over an older one or not; return whether it has it now."""
     if not absent:
@@ -225,28 +241,6 @@ def _move(source: Path, target: Path, absent: bool) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def _alone(target: Path, key: str) -> Generator[None]:
-    """Be the only one that makes an artefact; the lock file is there as long as somebody is.
-
-    Raises:
-        TemporaryError: Another process, or thread, is making it.
-    """
-    path = target.with_name(f".{target.name}.making")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        with path.open("a+b") as file:
-            if not _lock(file, attempts=10):
-                raise TemporaryError(f"another process is writing {key}; wait for it or cancel it first")
-            if not _is(file, path):  # of somebody who has just removed it
-                continue
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
 
 
 def _is(file: BinaryIO, path: Path) -> bool:
@@ -285,6 +279,17 @@ def _entries(folder: Path, names: Iterable[str]) -> dict[str, Entry]:
             os.fsync(file.fileno())
         files[name] = artefact.entry_of(folder / name)
     return files
+
+
+def _finish(staging: Path, target: Path, files: dict[str, Entry]) -> None:
+    """Make an artefact of a folder whose files are on disk."""
+    with (staging / MANIFEST).open("wb") as file:
+        file.write(artefact.dump_manifest(files))
+        file.flush()
+        os.fsync(file.fileno())
+    shutil.rmtree(target, ignore_errors=True)
+    staging.rename(target)
+    _sync(target.parent)
 
 
 def _problem(folder: Path, name: str, wanted: Entry) -> str | None:

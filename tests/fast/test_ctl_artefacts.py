@@ -46,16 +46,18 @@ def orbax(here: Path) -> Path:
 
 @pytest.fixture
 def trained(storage: FileStorage) -> str:
-    """A run with two checkpoints, one of them evaluated."""
+    """A run with three checkpoints, one of them evaluated; training goes on from the second."""
     train, evaluation = (
         render(RunSpec(kind=kind, task="pushcube", preset="tiny", target="local"), SETTINGS)
         for kind in ("train", "eval")
     )
     for run in (train, evaluation):
         Records(storage).write(run, 0.0, None)
-    for step in (5000, 5400):
+    for step in (5000, 5200, 5400):
         with storage.stage(RunPaths(train.run).checkpoint(step)) as folder:
             (folder / "params").write_bytes(b"x" * step)
+            if step == 5200:
+                (folder / "train_state").touch()
     result = {
         "policy": "checkpoint",
         "checkpoint": RunPaths(train.run).checkpoint(5000),
@@ -188,16 +190,18 @@ def test_checkpoints_are_listed_with_what_is_known_of_them(capsys: pytest.Captur
     code, out, _ = command(capsys, "checkpoints", "list", trained)
     lines = out.splitlines()
     assert code == 0
-    assert lines[0].split() == ["STEP", "SIZE", "AGE", "KEPT", "EVALUATED"]
+    assert lines[0].split() == ["STEP", "SIZE", "FOR", "AGE", "KEPT", "EVALUATED"]
     assert "5,000" in lines[1]
     assert "5.0 kB" in lines[1]
     assert "every 5000" in lines[1]
     assert "50% of 4 (eval-pushcube-" in lines[1]
-    assert "last" in lines[2]
+    assert "5.2 kB  resume, policy  " in lines[2]
+    assert "last" in lines[3]
     rows = json.loads(command(capsys, "checkpoints", "list", trained, "-o", "json")[1])
-    assert [(row["run"], row["step"], row["size"], row["kept"]) for row in rows] == [
-        (trained, 5000, 5000, "every 5000"),
-        (trained, 5400, 5400, "last"),
+    assert [(row["run"], row["step"], row["size"], row["resumable"], row["kept"]) for row in rows] == [
+        (trained, 5000, 5000, False, "every 5000"),
+        (trained, 5200, 5200, True, "resume"),
+        (trained, 5400, 5400, False, "last"),
     ]
 
 
@@ -210,7 +214,7 @@ def test_a_checkpoint_is_pulled_and_verified(
     assert command(capsys, "checkpoints", "pull", trained, "--step", "5000", "--to", "old")[0] == 0
     assert len(Path("old/params").read_bytes()) == 5000
     code, _, said = command(capsys, "checkpoints", "pull", trained, "--step", "7", "--to", "x")
-    assert (code, f"{trained} has no checkpoint 7; there are 5000, 5400" in said) == (2, True)
+    assert (code, f"{trained} has no checkpoint 7; there are 5000, 5200, 5400" in said) == (2, True)
     storage.path(RunPaths(trained).checkpoint(5400) + "/params").write_bytes(b"")
     code, _, said = command(capsys, "checkpoints", "verify", trained)
     assert code == 3

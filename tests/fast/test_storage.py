@@ -1,5 +1,6 @@
 """Artefacts: whole or not there, verified, leased; keys that stay inside."""
 
+import contextlib
 import errno
 import json
 import multiprocessing
@@ -255,3 +256,87 @@ def test_an_artefact_is_fetched_whole_or_not_at_all(storage: FileStorage, tmp_pa
 def test_a_bucket_costs_imports_only_when_it_is_connected() -> None:
     code = "import sys, pi05.storage; print([name for name in sys.modules if name.startswith('google.cloud')])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"[]\n"
+
+
+def make(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    return folder
+
+
+def test_parts_are_opened_and_verified_alone(storage: FileStorage) -> None:
+    with storage.stage("runs/r/checkpoints/5") as folder:
+        make(folder, "params/a", "train_state/b", "assets/c")
+    (folder := storage.path("runs/r/checkpoints/5") / "train_state/b").write_text("rot")
+    assert storage.open("runs/r/checkpoints/5", ("params", "assets")) == folder.parents[1]
+    with pytest.raises(DataError, match=r"cannot be used: train_state/b has"):
+        storage.open("runs/r/checkpoints/5")
+    with pytest.raises(DataError, match="it has no weights; there are assets, params, train_state"):
+        storage.open("runs/r/checkpoints/5", ("weights",))
+
+
+def test_what_artefacts_hold_is_told_from_their_manifests(storage: FileStorage) -> None:
+    for name, files in {"5": ("params/a", "train_state/b"), "6": ("params/a",), "x": ("train_state/b",)}.items():
+        with storage.stage(f"checkpoints/{name}") as folder:
+            make(folder, *files)
+    assert storage.parts("checkpoints/5") == {"params", "train_state"}
+    assert storage.holding("checkpoints", "train_state") == [5]
+    (storage.path("checkpoints/6") / MANIFEST).write_text("{")
+    assert storage.holding("checkpoints", "train_state") == [5, 6], "whoever opens it is told"
+
+
+def test_parts_of_several_processes_become_one_artefact(storage: FileStorage, tmp_path: Path) -> None:
+    make(storage.path("datasets/.a.incomplete"), "data/of an earlier attempt")
+    one, two = make(tmp_path / "one", "data/0", "x"), make(tmp_path / "two", "data/1")
+    files = storage.add(one, "datasets/a") | storage.add(two, "datasets/a")
+    assert not storage.exists("datasets/a")
+    storage.complete("datasets/a", files)
+    assert storage.verify("datasets/a") == []
+    assert sorted(json.loads(storage.read(f"datasets/a/{MANIFEST}"))["files"]) == ["data/0", "data/1", "x"]
+    assert [path.name for path in storage.path("datasets").iterdir()] == ["a"]
+    with pytest.raises(ConfigError, match="already exists"):
+        storage.complete("datasets/a", files)
+
+
+def test_an_artefact_without_one_of_its_parts_is_not_completed(storage: FileStorage, tmp_path: Path) -> None:
+    files = storage.add(make(tmp_path / "one", "x", "y"), "datasets/a")
+    (storage.path("datasets/.a.incomplete") / "y").unlink()
+    with pytest.raises(TemporaryError, match="y of datasets/a went missing"):
+        storage.complete("datasets/a", files)
+    assert not storage.exists("datasets/a")
+
+
+def test_of_two_that_make_one_artefact_the_second_is_refused(storage: FileStorage) -> None:
+    with storage.stage("datasets/a") as folder:
+        make(folder, "x")
+        with pytest.raises(TemporaryError, match="another process is writing datasets/a"):
+            publish(FileStorage(storage.url))
+    assert storage.children("datasets/a") == [MANIFEST, "x"]
+    assert [path.name for path in storage.path("datasets").iterdir()] == ["a"]
+
+
+def test_makers_of_one_artefact_in_turn_never_mix(storage: FileStorage) -> None:
+    def attempt(number: int) -> bool:
+        for _ in range(100):
+            with contextlib.suppress(TemporaryError):
+                try:
+                    with FileStorage(storage.url).stage("datasets/a") as folder:
+                        make(folder, f"{number}/x")
+                except ConfigError:
+                    return False
+                return True
+        raise AssertionError("never had its turn")
+
+    with ThreadPoolExecutor(6) as pool:
+        won = list(pool.map(attempt, range(6)))
+    assert sum(won) == 1
+    assert storage.children("datasets/a") == [str(won.index(True)), MANIFEST]
+    assert storage.verify("datasets/a") == []
+
+
+def test_what_was_borrowed_stays(storage: FileStorage) -> None:
+    folder = publish(storage)
+    with storage.borrow("datasets/a") as borrowed:
+        assert borrowed == folder
+    assert storage.verify("datasets/a") == []

@@ -239,3 +239,49 @@ def test_what_a_killed_process_left_is_removed(around: Around) -> None:
     with delivery.delivery(around, keep_every=1000, total=50) as place:
         fill(place, 10)
     assert around.storage.children(PATHS.checkpoint(10)) == ["MANIFEST.json", "params", "train_state"]
+
+
+def test_the_last_checkpoint_waits_for_room_on_a_full_disk(around: Around, line: Line) -> None:
+    def write(folder: Path) -> None:
+        (folder / "params").mkdir()
+        if (folder.parent / "10").exists():
+            raise ValueError("tensorstore says: No space left on device")
+        (folder / "params/data").touch()
+
+    def the_bucket_comes_back() -> None:
+        until(lambda: any("checkpoint 20 is written again when one is through" in text for text in around.warnings))
+        line.mend()
+
+    with delivery.delivery(around, keep_every=1000, total=20) as place:
+        line.cut()
+        fill(place, 10)
+        meanwhile = threading.Thread(target=the_bucket_comes_back)
+        meanwhile.start()
+        assert place.put(20, write, whole=False, last=True)
+        meanwhile.join()
+    assert around.steps("checkpoint") == [10, 20]
+    assert checkpoint.steps(around.storage, PATHS.run) == [10, 20], "training goes on from 10"
+
+
+def test_one_to_go_on_from_is_never_dropped_for_one_that_only_policies_use(around: Around, line: Line) -> None:
+    with delivery.delivery(around, keep_every=1000, total=50) as place:
+        line.cut()
+        for step in (10, 20, 30, 40):
+            fill(place, step, whole=step in (10, 20))
+        line.mend()
+    assert checkpoint.steps(around.storage, PATHS.run) == [20, 40]
+    assert checkpoint.resumable(around.storage, PATHS.run) == [20]
+
+
+def test_a_checkpoint_of_an_earlier_start_stays_unless_it_holds_less(around: Around) -> None:
+    def put(step: int, whole: bool) -> float:
+        with delivery.delivery(around, keep_every=10, total=50) as place:
+            fill(place, step, whole=whole)
+        return around.storage.modified(PATHS.checkpoint(step))
+
+    first = put(10, whole=False)
+    assert put(10, whole=False) == first
+    whole = put(10, whole=True)
+    assert whole > first
+    assert put(10, whole=False) == put(10, whole=True) == whole
+    assert checkpoint.resumable(around.storage, PATHS.run) == [10]

@@ -83,6 +83,56 @@ def test_what_was_fetched_once_is_not_fetched_again(storage: GcsStorage, tmp_pat
     assert (storage.open("datasets/a") / "y.txt").read_text() == "y"
 
 
+def make_checkpoint(folder: Path) -> Path:
+    for name in ("params/a", "train_state/b", "assets/c"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text(name)
+    return folder
+
+
+def test_parts_alone_are_fetched(storage: GcsStorage, tmp_path: Path, line: Line) -> None:
+    storage.publish(make_checkpoint(tmp_path / "a"), "checkpoints/5")
+    line.requests.clear()
+    opened = storage.open("checkpoints/5", ("params", "assets"))
+    assert sorted(path.name for path in opened.rglob("*") if path.is_file()) == [MANIFEST, "a", "c"]
+    assert not [one for one in line.requests if one.startswith(b"GET") and b"train_state%2Fb?" in one.splitlines()[0]]
+    storage.write("checkpoints/5/train_state/b", b"rot")
+    assert storage.open("checkpoints/5", ("assets", "params")) == opened
+    assert storage.verify("checkpoints/5", ("params",)) == []
+    with pytest.raises(DataError, match="cannot be used: train_state/b has"):
+        storage.open("checkpoints/5")
+    with pytest.raises(DataError, match="cannot be used: it has no weights; there are assets, params, train_state"):
+        storage.open("checkpoints/5", ("weights",))
+    assert storage.holding("checkpoints", "train_state") == [5]
+
+
+def test_what_was_borrowed_is_removed(storage: GcsStorage, tmp_path: Path) -> None:
+    storage.publish(make_checkpoint(tmp_path / "a"), "checkpoints/5")
+    with storage.borrow("checkpoints/5") as folder:
+        assert (folder / "train_state/b").read_text() == "train_state/b"
+    assert not [path for path in (tmp_path / "TMPDIR").rglob("*") if path.is_file()]
+
+
+def test_parts_of_several_processes_become_one_artefact(storage: GcsStorage, tmp_path: Path) -> None:
+    storage.write("datasets/a/of an earlier attempt", b"")
+    one, two = make_folder(tmp_path / "one"), make_checkpoint(tmp_path / "two")
+    files = storage.add(one, "datasets/a") | connect(storage.url).add(two, "datasets/a")
+    assert not storage.exists("datasets/a")
+    storage.complete("datasets/a", files)
+    assert storage.verify("datasets/a") == []
+    assert storage.children("datasets/a") == [MANIFEST, "assets", "data", "empty", "params", "train_state", "y.txt"]
+    with pytest.raises(ConfigError, match="already exists"):
+        storage.complete("datasets/a", files)
+
+
+def test_an_artefact_without_one_of_its_parts_is_not_completed(storage: GcsStorage, tmp_path: Path) -> None:
+    files = storage.add(make_folder(tmp_path / "one"), "datasets/a")
+    storage.delete("datasets/a/y.txt")
+    with pytest.raises(TemporaryError, match="did not arrive whole"):
+        storage.complete("datasets/a", files)
+    assert not storage.exists("datasets/a")
+
+
 def test_a_staged_folder_becomes_an_artefact_and_a_failed_one_does_not(storage: GcsStorage, tmp_path: Path) -> None:
     def half() -> None:
         with storage.stage("datasets/b") as folder:
