@@ -1,0 +1,128 @@
+"""The step of the full preset as compiled for 8 H100 that are not there, beside the reference implementation's program.
+
+Reads what the program needs and what it costs one GPU at least: a roofline, no clock (pi05/plan/program.py). The figure
+of the reference is that of its own step with its own sharding, compiled for the same chips and read in the same way, on
+its own input: three cameras and 200 tokens. The program's text stays in build/compiled.
+
+    scripts/bench compiled [--reference-input] [--nodes 2] [--gpus 8] [--chip h100] [--set compute.recompute=layers]
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from pi05.chips import CHIPS, find
+from pi05.config import TrainJob
+from pi05.plan.compiled import Compiled, Machine, compile_step
+from pi05.plan.program import Cost, read
+from pi05ctl.render import render
+from pi05ctl.settings import Settings
+from pi05ctl.spec import RunSpec, parse_assignment
+
+FOLDER = Path("build/compiled")
+CAMERAS, TOKENS = ("base_camera", "hand_camera", "third_camera"), 200
+"""The reference's input, whatever there is to see and to say."""
+PROMPT = 64
+"""Tokens of a ManiSkill task's prompt with 8 joints, less than 8 of them padding."""
+REFERENCE = 0.316
+"""Seconds of the reference's program, kernels and wire one after the other."""
+RATIO = "times as fast as the reference"
+BESIDE = {
+    False: {
+        "wire, GB": (62.4, 14.0),
+        "roofline of kernels, ms": (259.0, 115.0),
+        "TFLOP": (82.0, 66.0),
+        "state and temporary, GB": (11.6, 30.0),
+        RATIO: (0.79, 2.1),
+    },
+    True: {RATIO: (0.52, 1.35)},
+}
+"""Of 8 H100 and batch 64, on our input and on the reference's: before activations stayed where their samples are, and
+what the project wants to reach."""
+
+
+def arguments() -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(prog="scripts/bench compiled")
+    parser.add_argument("--reference-input", action="store_true", help=f"three cameras and {TOKENS} tokens")
+    parser.add_argument("--chip", default="h100", choices=CHIPS)
+    parser.add_argument("--gpus", type=int, default=8, help="of a node")
+    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="as of pi05ctl")
+    return parser.parse_args()
+
+
+def full_job(assignments: list[str]) -> TrainJob:
+    """Return what a run of the full preset is told."""
+    overrides = dict(parse_assignment(text) for text in assignments)
+    spec = RunSpec(kind="train", task="stackcube", preset="full", target="cluster", overrides=overrides)
+    job = render(spec, Settings(storage="", python="", planner_python="")).job
+    assert isinstance(job, TrainJob)
+    return job
+
+
+def main() -> None:
+    """Compile, keep the text, read it, and print a table and a line of JSON."""
+    given = arguments()
+    machine = Machine(find(given.chip), given.gpus, given.nodes)
+    start = time.monotonic()
+    tokens, cameras = (TOKENS, CAMERAS) if given.reference_input else (PROMPT, None)
+    compiled = compile_step(full_job(given.set), machine, tokens, cameras)
+    words = ["full", given.chip, f"{given.nodes}x{given.gpus}", *["reference"] * given.reference_input, *given.set]
+    path = FOLDER / f"{'-'.join(words)}.hlo"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(compiled.text)
+    print(f"compiled in {time.monotonic() - start:.0f} s: {path}")
+    cost = read(compiled.text, machine.chip, machine.gpus)
+    now, beside = figures(compiled, cost), {}
+    if (given.chip, given.gpus, given.nodes) == ("h100", 8, 1):
+        beside = BESIDE[given.reference_input]
+        now[RATIO] = REFERENCE / (cost.kernel_seconds + cost.wire_seconds)
+    table(now, beside)
+    words_of(cost, machine)
+    print(json.dumps({"name": "compiled", "program": str(path), **line(compiled, cost)}))
+
+
+def figures(compiled: Compiled, cost: Cost) -> dict[str, float]:
+    """Return what is compared, of one GPU and step."""
+    return {
+        "wire, GB": sum(cost.wire.values()) / 1e9,
+        "roofline of kernels, ms": cost.kernel_seconds * 1e3,
+        "TFLOP": cost.flops / 1e12,
+        "state and temporary, GB": (compiled.state + compiled.temporary) / 1e9,
+    }
+
+
+def table(now: dict[str, float], beside: dict[str, tuple[float, float]]) -> None:
+    """Print figures beside what they were and what they are to be, where that is of the same program."""
+    print(f"{'a GPU and step':34}{'landed':>10}{'reach':>10}{'now':>10}")
+    for name, value in now.items():
+        landed, reach = (f"{number:g}" for number in beside[name]) if name in beside else ("", "")
+        print(f"{name:34}{landed:>10}{reach:>10}{value:>10.2f}")
+
+
+def words_of(cost: Cost, machine: Machine) -> None:
+    """Print what binds the kernels, and how long a step takes at least."""
+    parts = {"compute": cost.compute, "memory": cost.bandwidth, "launches": cost.launches}
+    bound = ", ".join(f"{name} {value * 1e3:.1f} ms" for name, value in parts.items())
+    print(f"{cost.kernels:,} kernels, {cost.memory / 1e9:.0f} GB: {bound}; {cost.collectives} collectives")
+    alone, together = cost.kernel_seconds + cost.wire_seconds, cost.schedule
+    print(f"kernels, then wire {alone * 1e3:.1f} ms; side by side as the program has them {together * 1e3:.1f} ms")
+    if machine.nodes > 1:
+        print(f"over the network {cost.network / 1e9:.2f} GB a node and step")
+
+
+def line(compiled: Compiled, cost: Cost) -> dict[str, float]:
+    """Return the figures for machines."""
+    return {
+        "state_gb": round(compiled.state / 1e9, 2),
+        "temporary_gb": round(compiled.temporary / 1e9, 2),
+        "wire_gb": round(sum(cost.wire.values()) / 1e9, 2),
+        "kernels_ms": round(cost.kernel_seconds * 1e3, 1),
+        "tflop": round(cost.flops / 1e12, 1),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a training costs before anything is booked: memory, time and wire on GPUs that are described and not there."""
