@@ -24,7 +24,7 @@ from pi05.model import tree
 from pi05.sharding import batch_sharding, make_mesh, own_rows
 from pi05.storage import Storage
 from pi05.tasks import find
-from pi05.training import checkpoint, loop
+from pi05.training import checkpoint, loop, memory
 from pi05.training.processes import Company, check_same, leads
 
 log = logging.getLogger("pi05")
@@ -39,12 +39,7 @@ def train(job: TrainJob, context: Context) -> None:
         context.storage.open(context.paths.checkpoint(job.train.steps))
         log.info("checkpoint %d is there already", job.train.steps)
         return
-
-    def on_lost(message: str) -> None:
-        log.error("%s", message)
-        context.events.emit("failed", message=message, exit_code=TemporaryError.exit_code)
-
-    with Company(context.process, context.processes, context.coordinator, on_lost).together():
+    with Company(context.process, context.processes, context.coordinator, context.abandon).together():
         check_same(job.model_dump_json())
         _train(job, context)
 
@@ -66,7 +61,8 @@ def _train(job: TrainJob, context: Context) -> None:
         )
         digests = {share.dataset: loop.manifest_digest(context.storage, share.dataset) for share in job.shares}
         run = loop.Training(job, loader, mesh, digests)
-        run.fit(loop.start(run, context), context)
+        with memory.advised(job, mesh.size):
+            run.fit(loop.start(run, context), context)
 
 
 def _dataset(job: TrainJob, share: Share, storage: Storage) -> datasets.Dataset:
