@@ -185,11 +185,12 @@ def _keep(storage: Storage, key: str, event: Event) -> None:
             raise
 
 
-def _kept_log(storage: Storage, paths: RunPaths, attempt: str | None) -> AbstractContextManager[None]:
+def _kept_log(storage: Storage, paths: RunPaths, attempt: str | None) -> AbstractContextManager[object]:
     """Keep what a pod prints in the bucket; on this machine the target keeps it."""
     if attempt is None:
         return nullcontext()
-    return output.kept(partial(connect(storage.url).write, paths.attempt_log(attempt)))
+    own = connect(storage.url)
+    return output.kept(lambda part, data: own.write(paths.attempt_log(attempt, part), data))
 
 
 def _guarded(job: PipelineJob, events: EventWriter, stopping: Callable[[], bool]) -> int:

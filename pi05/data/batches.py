@@ -135,6 +135,11 @@ class Loader:
             rows[mine] = self._offsets[source] + _sample(size, self._seed, source, draws[mine])
         return which, rows
 
+    def taken(self, step: int) -> tuple[Int[np.ndarray, " n"], ...]:
+        """Return the rows that a step took from each source, as that source counts them."""
+        which, rows = self.order(step)
+        return tuple(rows[which == source] - offset for source, offset in enumerate(self._offsets))
+
     def _draws(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the source of each position, and how many positions before it took from the same source."""
         which, draws = np.empty_like(positions), np.empty_like(positions)

@@ -11,24 +11,25 @@ log, too, where Kubernetes reads it; a refusal before `started` nowhere else but
 
 import argparse
 import contextlib
+import faulthandler
 import json
 import logging
 import os
 import re
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
 
 from pi05.config import Job, load_job
-from pi05.errors import TERMINATED, ConfigError, JobError, Unreachable
+from pi05.errors import TERMINATED, ConfigError, JobError, TemporaryError, Unreachable
 from pi05.events import TERMINAL, Event, EventWriter
 from pi05.jobs import output
 from pi05.jobs.status import StatusWriter
@@ -39,6 +40,9 @@ Answer = TypeVar("Answer")
 
 _STATUS_PERIOD = 1.0
 """Seconds between two writes of status.json for events that are not the last one of their kind."""
+
+_LAST_WORDS = 150.0
+"""Seconds that a process may take to say why it ends without unwinding; a bucket out of reach is tried for a while."""
 
 _LONGEST_PAUSE = 60.0
 """Seconds between two looks whether an unreachable storage is there again."""
@@ -92,6 +96,7 @@ class Context:
         self.process, self.processes = arguments.process or 0, arguments.processes or 1
         self.coordinator = arguments.coordinator
         self.lease = Lease()
+        self.log: output.Log | None = None
         self.events = _voice(paths.run, arguments, self._keep)
         self._signals = 0
         self._kept = 0.0
@@ -134,7 +139,28 @@ class Context:
         del frame
         self._signals += 1
         if self._signals > 1:
+            if self.log is not None:
+                self.log.drain()
             os._exit(128 + number)
+
+    def hung(self, message: str) -> NoReturn:
+        """End this process, from a thread whose work goes on: show the stacks of all threads, and exit with 75."""
+        faulthandler.dump_traceback(all_threads=True)
+        self.abandon(message)
+        os._exit(TemporaryError.exit_code)
+
+    def abandon(self, message: str) -> None:
+        """Say the last words of a process that is about to end without unwinding; it has _LAST_WORDS seconds for that.
+
+        The next start may do better, so its exit code is that of TemporaryError.
+        """
+        end = threading.Timer(_LAST_WORDS, os._exit, [TemporaryError.exit_code])
+        end.daemon = True
+        end.start()
+        log.error("%s", message)
+        self.events.emit("failed", message=message, exit_code=TemporaryError.exit_code)
+        if self.log is not None:
+            self.log.end()
 
     def _keep(self, event: Event) -> None:
         """Write the event to the termination log and to status.json.
@@ -189,7 +215,7 @@ def run(job_type: type[JobT], work: Callable[[JobT, Context], None], arguments: 
         return _refuse(error, _run_of(given.job), given)
     signal.signal(signal.SIGTERM, context.on_signal)
     signal.signal(signal.SIGINT, context.on_signal)
-    with _kept_log(job.storage, context):
+    with _kept_log(job.storage, context) as context.log:
         try:
             with context.storage.lease(context.paths.lease) if context.process == 0 else nullcontext(Lease()) as lease:
                 context.lease = lease
@@ -198,14 +224,16 @@ def run(job_type: type[JobT], work: Callable[[JobT, Context], None], arguments: 
             return _refuse(error, job.run, given)
 
 
-def _kept_log(url: str, context: Context) -> AbstractContextManager[None]:
+def _kept_log(url: str, context: Context) -> AbstractContextManager[output.Log | None]:
     """Keep what a pod prints in the bucket; on this machine the controller does so.
 
     The log has a connection of its own, so that a process that has lost its lease may still say so.
     """
-    if context.attempt is None or isinstance(context.storage, FileStorage):
+    attempt = context.attempt
+    if attempt is None or isinstance(context.storage, FileStorage):
         return nullcontext()
-    return output.kept(partial(connect(url).write, context.paths.attempt_log(context.attempt)))
+    own = connect(url)
+    return output.kept(lambda part, data: own.write(context.paths.attempt_log(attempt, part), data))
 
 
 def _refuse(error: JobError, run: str, given: Arguments) -> int:

@@ -26,7 +26,7 @@ from pi05.model import tree
 from pi05.sharding import batch_sharding, make_mesh, own_rows
 from pi05.storage import Storage
 from pi05.tasks import find
-from pi05.training import checkpoint, loop
+from pi05.training import checkpoint, loop, memory
 from pi05.training.company import Company
 from pi05.training.processes import check_same, leads
 
@@ -42,12 +42,7 @@ def train(job: TrainJob, context: Context) -> None:
         checkpoint.check(context.storage, job.run, job.train.steps)
         log.info("checkpoint %d is there already", job.train.steps)
         return
-
-    def on_lost(message: str) -> None:
-        log.error("%s", message)
-        context.events.emit("failed", message=message, exit_code=TemporaryError.exit_code)
-
-    with Company(context.process, context.processes, context.coordinator, on_lost).together():
+    with Company(context.process, context.processes, context.coordinator, context.abandon).together():
         check_same(job.model_dump_json())
         with compiled.kept(context.storage):
             _train(job, context)
@@ -70,7 +65,8 @@ def _train(job: TrainJob, context: Context) -> None:
         )
         digests = {share.dataset: loop.manifest_digest(context.storage, share.dataset) for share in job.shares}
         run = loop.Training(job, loader, mesh, digests)
-        run.fit(loop.start(run, context), context)
+        with memory.advised(job, mesh.size):
+            run.fit(loop.start(run, context), context)
 
 
 def _dataset(job: TrainJob, share: Share, storage: Storage) -> datasets.Dataset:

@@ -18,7 +18,8 @@ class RunPaths:
 
     runs/<run>/{run.json,job.json,status.json,log.txt,lease,work/,checkpoints/<step>/,results/<shard>.json,report/}
     runs/<run>/shards/<shard>/{status.json,lease,work/}    of one shard, when several pods share the work
-    runs/<run>/logs/<attempt>.txt                    what a pod printed
+    runs/<run>/logs/<attempt>.txt                    what a pod printed; what is long goes on in <attempt>.0001.txt
+    runs/<run>/skipped/<step>.json                   of what rows a training step was made that was not finite
 
     Attributes:
         run: Name of the run.
@@ -87,9 +88,13 @@ class RunPaths:
         """Checkpoint artefact of a step."""
         return f"{self.checkpoints}/{step}"
 
-    def attempt_log(self, attempt: str) -> str:
-        """Everything one pod printed."""
-        return f"{self.logs}/{attempt}.txt"
+    def skipped(self, step: int) -> str:
+        """What a training step was made of that changed nothing, because its loss or gradient was not finite."""
+        return f"{self.root}/skipped/{step}.json"
+
+    def attempt_log(self, attempt: str, part: int = 0) -> str:
+        """What one pod printed, in parts of which each goes on where the one before ends."""
+        return f"{self.logs}/{attempt}{f'.{part:04d}' if part else ''}.txt"
 
     @property
     def _own(self) -> str:

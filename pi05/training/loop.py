@@ -5,6 +5,7 @@ Knows nothing of how the dataset was made or where the process runs.
 
 import hashlib
 import itertools
+import json
 import logging
 import queue
 import threading
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import cast
 
 import jax
 import numpy as np
@@ -27,6 +29,7 @@ from pi05.storage.artefact import MANIFEST
 from pi05.training import checkpoint, meter, processes, saving
 from pi05.training.step import Batch, TrainState, make_step, new_state, placed_state, state_sharding
 from pi05.training.surroundings import Surroundings
+from pi05.training.watchdog import Result, Watchdog
 
 log = logging.getLogger("pi05")
 
@@ -55,31 +58,47 @@ class Training:
     def fit(self, state: TrainState, around: Surroundings) -> TrainState:
         """Train from `state` to the last step; save on schedule, at the end and when asked to stop."""
         train, first = self.job.train, int(state.step)
-        step_function, metrics = (
-            make_step(self.mesh, self.job.model, train, self.job.compute),
-            meter.Meter(train.patience, time.monotonic),
-        )
+        step_function = make_step(self.mesh, self.job.model, train, self.job.compute)
+        metrics = meter.Meter(self._work(), train.patience, time.monotonic)
         with (
             _Prefetch(self._batches(first)) as ahead,
             saving.saver(around, train, partial(self._check_datasets, around)) as saver,
+            Watchdog(around.hung) as watchdog,
         ):
-            for done, batch in zip(range(first + 1, train.steps + 1), ahead, strict=False):
+            for done in range(first + 1, train.steps + 1):
+                batch = self._next(ahead, watchdog, metrics)
                 if done == first + 1:
-                    processes.compile_together(step_function, state, batch)
-                state, values = step_function(state, batch)
-                metrics.add(values)
+                    with metrics.pause("compile_seconds"):
+                        processes.compile_together(step_function, state, batch)
+                with watchdog.giving():
+                    state, values = step_function(state, batch)
+                metrics.add(done, values)
+                watchdog.given(cast(Result, values["loss"]))
                 stops = processes.any_stops(around.stopping, done)
                 last = stops or done == train.steps
                 due = last or checkpoint.is_due(done, train)
                 if due or done % train.log_every == 0 or done == first + 1:
-                    self._report(done, metrics.read(done), around)
+                    self._report(done, metrics, around)
                 saver.check()
                 if due:
-                    made = checkpoint.of(state, self.loader.recipe, self._meta(done))
-                    saver.save(made, last or checkpoint.state_is_due(done, train), last)
+                    with metrics.pause("save_seconds"):
+                        made = checkpoint.of(state, self.loader.recipe, self._meta(done))
+                        saver.save(made, last or checkpoint.state_is_due(done, train), last)
                 if stops:
                     around.stop()
         return state
+
+    def _work(self) -> meter.Work:
+        """Return what one step is."""
+        return meter.Work(self.job.train.batch_size)
+
+    def _next(self, ahead: Iterator[Batch], watchdog: Watchdog, metrics: meter.Meter) -> Batch:
+        """Return the next batch; the wait for it counts when the devices have nothing else to do."""
+        begin = time.monotonic()
+        batch = next(ahead)
+        if watchdog.idle:
+            metrics.waited(time.monotonic() - begin)
+        return batch
 
     def _batches(self, first_step: int) -> Iterator[Batch]:
         """Return batches on the devices, endlessly."""
@@ -87,11 +106,35 @@ class Training:
         made = self.loader.batches(first_step)
         return (sharding.place_rows(Batch(s.observation, s.actions, s.real), place) for s in made)
 
-    def _report(self, step: int, values: meter.Metrics, around: Surroundings) -> None:
-        if not processes.leads():
-            return
-        print(meter.line(step, values), flush=True)  # noqa: T201 - the line that people grep
-        around.events.emit("progress", step=step, total=self.job.train.steps, unit="steps", metrics=values)
+    def _report(self, step: int, metrics: meter.Meter, around: Surroundings) -> None:
+        """Say what the latest steps were like, and end a run that cannot succeed."""
+        values, skipped = metrics.read()
+        for one in skipped if processes.leads() else ():
+            self._write_down(one, around)
+        metrics.check(step, values)
+        if processes.leads():
+            print(meter.line(step, values), flush=True)  # noqa: T201 - the line that people grep
+            around.events.emit("progress", step=step, total=self.job.train.steps, unit="steps", metrics=values)
+
+    def _write_down(self, skipped: meter.Skipped, around: Surroundings) -> None:
+        """Leave in storage which rows of which dataset a step was made of that changed nothing."""
+        key = around.paths.skipped(skipped.step)
+        taken = zip(self.job.shares, self.loader.taken(skipped.step - 1), strict=True)  # the first step takes batch 0
+        content = {
+            "step": skipped.step,
+            "loss": str(skipped.loss),
+            "grad_norm": str(skipped.grad_norm),
+            "rows": {share.dataset: rows.tolist() for share, rows in taken},
+        }
+        message = (
+            f"step {skipped.step} changed nothing: loss {skipped.loss}, grad_norm {skipped.grad_norm}; its rows: {key}"
+        )
+        try:
+            around.storage.write(key, json.dumps(content).encode())
+        except Unreachable as error:
+            message += f" (not written: {error})"
+        log.warning("%s", message)
+        around.events.emit("warning", message=message)
 
     def _check_datasets(self, around: Surroundings) -> None:
         """Raise DataError when a dataset is not the one that training began with.

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from pi05.config import OptimizerConfig
 
@@ -33,3 +33,8 @@ def optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformati
             schedule(config, steps), b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay
         ),
     )
+
+
+def updates(state: optax.OptState) -> Int[Array, ""]:
+    """Return how many updates the moments have seen: the steps done, less those that were skipped."""
+    return optax.tree.get(state, "count", filtering=lambda path, _: path[-1].tuple_name == "ScaleByAdamState")

@@ -66,8 +66,8 @@ def any_stops(stopping: bool, step: int) -> bool:
 
 def compile_together(function: Any, *arguments: Any) -> None:
     """Compile a jitted function and wait until all have: devices that meet for the first time wait for 30 s only."""
+    function.lower(*arguments).compile()
     if jax.process_count() > 1:
-        function.lower(*arguments).compile()
         wait_for_all()
 
 

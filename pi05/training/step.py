@@ -7,7 +7,7 @@ have drawn, on any number of devices.
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import cast
+from typing import TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,11 @@ from pi05.errors import ConfigError
 from pi05.model import device, flow, pi05, tree
 from pi05.observation import AnyArray, Observation
 from pi05.training.augment import augment
-from pi05.training.optimizer import optimizer, schedule
+from pi05.training.optimizer import optimizer, schedule, updates
 
 Flat = dict[str, Array]
 Metrics = dict[str, Float[Array, ""]]
+Arrays = TypeVar("Arrays")
 Part = tuple["Batch", Array, Array]
 """Samples, their noise (draws, b, h, a) and time (draws, b)."""
 
@@ -136,7 +137,10 @@ def update(
     train: TrainConfig,
     compute: ComputeConfig,
 ) -> tuple[TrainState, Metrics]:
-    """Take one optimizer step on given noise and time."""
+    """Take one optimizer step on given noise and time.
+
+    A step whose loss or gradient is not finite changes nothing but the number of steps done.
+    """
     trainable = {path: state.params[path] for path in trainable_paths(model, train.freeze)}
 
     def gradient(part: Part) -> tuple[Flat, Metrics]:
@@ -146,15 +150,19 @@ def update(
         return jax.grad(objective, has_aux=True)(trainable)
 
     gradients, means = _in_parts(gradient, (batch, noise, time), compute.microbatches)
+    grad_norm = optax.tree.norm(gradients)
     changes, opt_state = optimizer(train.optimizer, train.steps).update(gradients, state.opt_state, trainable)
-    trainable = cast(Flat, optax.apply_updates(cast(optax.Params, trainable), changes))
-    params = {**state.params, **trainable}
+    changed = cast(Flat, optax.apply_updates(cast(optax.Params, trainable), changes))
+    finite = jnp.isfinite(means["loss"]) & jnp.isfinite(grad_norm)
+    changed, opt_state = _chosen(finite, (changed, opt_state), (trainable, state.opt_state))
+    ema = state.ema and _chosen(finite, _average(state.ema, changed, train.ema_decay), state.ema)  # None stays None
+    params = {**state.params, **changed}
     metrics = readable(means) | {
-        "grad_norm": optax.tree.norm(gradients),
+        "grad_norm": grad_norm,
         "param_norm": optax.tree.norm(params),
-        "learning_rate": schedule(train.optimizer, train.steps)(state.step),
+        "learning_rate": schedule(train.optimizer, train.steps)(updates(state.opt_state)),
+        "skipped": state.step + 1 - updates(opt_state),
     }
-    ema = None if state.ema is None else _average(state.ema, trainable, train.ema_decay)
     return TrainState(state.step + 1, params, opt_state, ema), metrics
 
 
@@ -234,6 +242,11 @@ def _in_parts(gradient: Callable[[Part], tuple[Flat, Metrics]], whole: Part, par
     first, rest = jax.tree.map(lambda array: array[0], every), jax.tree.map(lambda array: array[1:], every)
     total, _ = jax.lax.scan(add, gradient(first), rest)
     return jax.tree.map(lambda array: array / parts, total)
+
+
+def _chosen(finite: Bool[Array, ""], new: Arrays, old: Arrays) -> Arrays:
+    """Return the new arrays where the step is finite, else the old ones: a select inside the update's own kernels."""
+    return jax.tree.map(lambda one, other: jnp.where(finite, one, other), new, old)
 
 
 def _divisor(number: int, near: int) -> int:

@@ -31,6 +31,10 @@ class Surroundings(Protocol):
         """End; everything worth keeping is kept."""
         ...
 
+    def hung(self, message: str) -> NoReturn:
+        """End at once, from another thread: the work does not go on."""
+        ...
+
 
 def warn(events: EventWriter, message: str) -> None:
     """Say that something is not as it should be, and training goes on; an event of the process that leads."""

@@ -4,16 +4,19 @@ Log streams break, and an API server restarts: so nothing is streamed. A followe
 last line it has, and drops the lines it has already.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from pi05.errors import DataError, JobError
+from pi05.errors import JobError
 from pi05.events import parse
 from pi05.storage import RunPaths, Storage
 from pi05ctl.errors import Unreachable
 from pi05ctl.targets.kubernetes import Kubernetes, Object
 
 _POLL = 1.0
+_PART = re.compile(r"(\.\d{4})?\.txt$")
+"""The end of a log's name: its part, and what it is."""
 
 
 @dataclass
@@ -74,16 +77,23 @@ class PodLogs:
 
     def _kept(self) -> list[str]:
         """Return the names of the pods that have uploaded a log."""
+        return list(self._parts())
+
+    def _parts(self) -> dict[str, list[str]]:
+        """Return the names of the parts of each pod's log, in their order."""
         try:
-            return [name.removesuffix(".txt") for name in self._storage.children(self._folder)]
+            names = self._storage.children(self._folder)
         except JobError:
-            return []
+            return {}
+        parts: dict[str, list[str]] = {}
+        for name in sorted(names, key=lambda name: name.removesuffix(".txt")):  # pod, pod.0001, pod.0002
+            parts.setdefault(_PART.sub("", name), []).append(name)
+        return parts
 
     def _stored(self, pod: str) -> bytes:
-        try:
-            return self._storage.read(f"{self._folder}/{pod}.txt")
-        except DataError:
-            return b""
+        keys = [f"{self._folder}/{name}" for name in self._parts().get(pod, ())]
+        found = self._storage.read_all(keys)
+        return b"".join(found[key] for key in keys if key in found)
 
     def _since(self, pod: str) -> bytes:
         """Return the lines that a pod printed since they were last read."""

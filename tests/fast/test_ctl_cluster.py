@@ -121,6 +121,15 @@ def test_all_logs_are_in_the_order_of_their_first_event(cluster, logs, storage):
     assert logs.read().decode() == f"==> z <==\n{first}\n==> a <==\n{second}\n"
 
 
+def test_a_log_in_parts_is_one_log(logs, storage):
+    for part, text in (("a", "one\n"), ("a.0001", "two\n"), ("a.0002", "three\n")):
+        keep(storage, part, text)
+    assert logs.read() == b"one\ntwo\nthree\n"
+    assert new(logs) == "one\ntwo\nthree\n"
+    keep(storage, "a.0003", "four\n")
+    assert new(logs) == "four\n"
+
+
 def test_the_longer_copy_of_a_log_counts(cluster, logs, storage):
     cluster.printed["a"] = [("10:00:01", "one"), ("10:00:02", "two")]
     keep(storage, "a", "one\n")

@@ -98,12 +98,17 @@ class Around:
     def seen(self) -> list[Event]:
         return [event for line in self.stream.getvalue().splitlines() if (event := parse(line))]
 
+    @property
+    def told(self) -> list[tuple[int, dict[str, float]]]:
+        """The metrics of each report of progress, by step."""
+        return [(e.step, e.metrics) for e in self.seen if e.kind == "progress" and e.step and e.metrics]
+
     def metric(self, name: str) -> list[float]:
-        return [e.metrics[name] for e in self.seen if e.kind == "progress" and e.metrics]
+        return [metrics[name] for _, metrics in self.told if name in metrics]
 
     @property
     def losses(self) -> dict[int, float]:
-        return {e.step: e.metrics["loss"] for e in self.seen if e.kind == "progress" and e.step and e.metrics}
+        return {step: metrics["loss"] for step, metrics in self.told if "loss" in metrics}
 
     @property
     def stopping(self) -> bool:
@@ -111,6 +116,9 @@ class Around:
 
     def stop(self) -> NoReturn:
         raise Stopped("asked to")
+
+    def hung(self, message: str) -> NoReturn:
+        raise AssertionError(message)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -269,6 +269,71 @@ def test_a_batch_that_does_not_divide_by_all_devices_is_refused_by_all(bench: Be
     assert [process.events[-1].message for process in (first, second)] == [message] * 2
 
 
+# ---- A step that never ends -----------------------------------------------------------------------------------------
+
+HANGS = """
+import sys, time
+from functools import partial
+import jax, numpy as np
+from pi05.config import TrainJob
+from pi05.jobs import runtime
+from pi05.jobs.train import train
+from pi05.training import loop
+
+steps = []
+
+def wait(loss):
+    time.sleep(600)
+    return loss
+
+def make_step(*arguments):
+    step = real(*arguments)
+
+    def hanging(state, batch):
+        state, metrics = step(state, batch)
+        steps.append(metrics)
+        if len(steps) == 6 and jax.process_index() == jax.process_count() - 1:
+            if jax.process_count() > 1:
+                time.sleep(600)
+            shape = jax.ShapeDtypeStruct((), np.float32)
+            metrics["loss"] = jax.jit(lambda loss: jax.pure_callback(wait, shape, loss))(metrics["loss"])
+        return state, metrics
+
+    hanging.lower = step.lower
+    return hanging
+
+real, loop.make_step = loop.make_step, make_step
+loop.Watchdog = partial(loop.Watchdog, floor=5.0, look=0.1)
+runtime.main(TrainJob, train)
+"""
+HANGING = {**SMALL, "steps": 20, "save_every": 5, "keep_every": 5}
+
+
+def check_hung(process: Process, function: str) -> None:
+    assert process.code() == 75, process.said
+    assert "no step has ended for" in (process.events[-1].message or ""), process.said
+    assert (process.events[-1].kind, process.events[-1].exit_code) == ("failed", 75)
+    assert "Current thread" in process.said
+    assert f"in {function}" in process.said, "the stack of the thread that waits"
+
+
+def test_a_step_that_hangs_ends_the_process_and_leaves_a_verdict(bench: Bench) -> None:
+    process = bench.python("-c", HANGS, str(bench.job(**HANGING)))
+    check_hung(process, "fit")
+    assert json.loads(bench.storage.read(RUN.status))["exit_code"] == 75
+    assert checkpoint.steps(bench.storage, RUN.run) == [5]
+    assert not bench.storage.leased(RUN.lease)
+
+
+def test_a_step_that_hangs_in_one_process_ends_both(bench: Bench) -> None:
+    job, where = str(bench.job(**HANGING)), address()
+    words = [("--process", str(i), "--processes", "2", "--coordinator", where) for i in range(2)]
+    first, second = (bench.python("-c", HANGS, job, *each) for each in words)
+    assert (first.code(), second.code()) == (75, 75), first.said + second.said
+    check_hung(second, "hanging")
+    assert first.events[-1].exit_code == 75
+
+
 # ---- Company without training: quick --------------------------------------------------------------------------------
 
 COMPANY = """

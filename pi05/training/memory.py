@@ -1,0 +1,48 @@
+"""An error of XLA that means "not enough memory" -> words with a way out, and an exit code that is not tried again.
+
+Compiling, allocating and stepping all say it alike; the same job would meet it again on the same devices.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+
+from pi05.config import ComputeConfig, TrainJob
+from pi05.errors import ConfigError
+
+_EXHAUSTED = "RESOURCE_EXHAUSTED"
+_MORE = {"nothing": "cheap", "cheap": "layers"}
+"""What is computed again when more should be, by what is computed again now."""
+
+
+@contextlib.contextmanager
+def advised(job: TrainJob, devices: int) -> Iterator[None]:
+    """Raise ConfigError when the devices' memory does not suffice for what is done inside."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not str(error).startswith(_EXHAUSTED):
+            raise
+        raise ConfigError(_words(job, devices, str(error))) from error
+
+
+def _words(job: TrainJob, devices: int, error: str) -> str:
+    batch, compute = job.train.batch_size, job.compute
+    ways = [*_ways(compute, batch, devices), "a lower train.batch_size in a new run"]
+    return (
+        f"the memory of {devices} devices does not suffice for train.batch_size={batch}, "
+        f"compute.recompute={compute.recompute}, compute.microbatches={compute.microbatches} "
+        f"({error.splitlines()[0]}). Use {', or '.join(ways)}; pi05ctl plan computes what fits, and pi05ctl resume "
+        f"{job.run} --set compute.... goes on with it"
+    )
+
+
+def _ways(compute: ComputeConfig, batch: int, devices: int) -> list[str]:
+    """Return the settings that need less memory for the same numbers."""
+    more = _MORE.get(compute.recompute)
+    parts = 2 * compute.microbatches
+    return [
+        *([f"compute.recompute={more}"] if more else []),
+        *([f"compute.microbatches={parts}"] if batch % (parts * devices) == 0 else []),
+    ]
