@@ -7,6 +7,7 @@ runs it.
 """
 
 import logging
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -19,6 +20,7 @@ from pi05.evaluation import agreement, videos
 from pi05.evaluation.course import Trial
 from pi05.evaluation.rollout import Actor, OracleActor, rollout
 from pi05.evaluation.workers import Pool, Workers, cores
+from pi05.jobs import compiled
 from pi05.jobs.runtime import Context, main
 from pi05.policy import Policy
 from pi05.results import Episode, Result, summary
@@ -43,9 +45,9 @@ def evaluate(job: EvalJob, context: Context) -> None:
     key = f"{context.paths.results}/{context.shard}.json"
     result = _earlier(context.storage, key, header, seeds)
     if result is None:
-        actor = _actor(job, header, context.storage, data)
         trials = _Trials(context, f"{context.paths.work}/{header.checkpoint or header.policy}", seeds)
-        _roll_out(job, header.limit, actor, trials, context)
+        with compiled.kept(context.storage) if header.checkpoint else nullcontext():
+            _roll_out(job, header.limit, _actor(job, header, context.storage, data), trials, context)
         result = header.model_copy(update={"episodes": tuple(trial.episode for trial in trials.ordered())})
         content = result.model_dump_json().encode()
         context.insist(lambda: context.storage.write(key, content))
