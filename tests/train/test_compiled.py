@@ -1,5 +1,6 @@
 """Compiled programs are kept: a later start compiles nothing."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -60,20 +61,21 @@ from pi05.jobs import compiled
 from pi05.storage import FileStorage
 url, coordinator, process = sys.argv[1:]
 jax.distributed.initialize(coordinator, 2, int(process))
-with compiled.kept(FileStorage(url)):
-    print("\\nkept in", jax.config.values["jax_compilation_cache_dir"], flush=True)
+storage = FileStorage(url)
+with compiled.kept(storage):
+    storage.path("said").write_text(str(jax.config.values["jax_compilation_cache_dir"]))
 """
 
 
-def together(*urls: str) -> list[str]:
+def together(*storages: FileStorage) -> list[str]:
     """Return the folders that two processes keep programs in, given their storages."""
-    where = address()
-    started = [
-        subprocess.Popen([sys.executable, "-c", TOGETHER, url, where, str(number)], stdout=subprocess.PIPE, text=True)
-        for number, url in enumerate(urls)
-    ]
-    said = [process.communicate(timeout=120)[0].splitlines() for process in started]  # Gloo prints there, too
-    return [line.removeprefix("kept in ") for lines in said for line in lines if line.startswith("kept in ")]
+    command, where = [sys.executable, "-c", TOGETHER], address()
+    words = [[storage.url, where, str(number)] for number, storage in enumerate(storages)]
+    with contextlib.ExitStack() as stack:
+        started = [stack.enter_context(subprocess.Popen(command + given, stderr=subprocess.PIPE)) for given in words]
+        said = [process.communicate(timeout=120)[1].decode() for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    return [storage.path("said").read_text() for storage in storages]
 
 
 def test_processes_that_train_together_use_the_same_programs_or_none(tmp_path: Path) -> None:
@@ -81,9 +83,9 @@ def test_processes_that_train_together_use_the_same_programs_or_none(tmp_path: P
     key = f"{compiled.KEY}/{compiled.machine()}"
     for storage in (one, other):
         storage.write(f"{key}/step-cache", zlib.compress(b"step"))
-    assert together(one.url, other.url) == [str(storage.path(key)) for storage in (one, other)]
+    assert together(one, other) == [str(storage.path(key)) for storage in (one, other)]
     other.write(f"{key}/another-cache", zlib.compress(b"another"))
-    assert together(one.url, other.url) == ["None", "None"]
+    assert together(one, other) == ["None", "None"]
 
 
 def test_the_oldest_programs_go_and_so_does_one_whose_writer_was_killed(
