@@ -234,13 +234,26 @@ def cancel(
 @app.command()
 def resume(
     run: RunArgument,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="PATH=VALUE",
+            help="Let a training go on with another value: train.steps=40000, train.seed=1, a lower "
+            "train.optimizer.peak_lr, compute.recompute=layers. Repeatable; it keeps its name.",
+        ),
+    ] = None,
     follow: FollowOption = False,
     output: OutputOption = Output.text,
     target: TargetOption = None,
 ) -> None:
     """Start a run again from where it stopped."""
     controller = _controller(target)
-    _after_submission(controller, [controller.resume(controller.find(run))], follow, output)
+    going_on = controller.going_on(controller.find(run), set_ or ())
+    submission = controller.resume(going_on)
+    for remark in controller.remarks(going_on) if set_ and submission.outcome == "resumed" else ():
+        _say(remark)
+    _after_submission(controller, [submission], follow, output)
 
 
 @app.command()

@@ -2,14 +2,15 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from pi05 import tasks
-from pi05.config import EvalJob
+from pi05.config import EvalJob, TrainJob
 from pi05.errors import nearest
 from pi05.storage import RunPaths, Storage, connect
 from pi05ctl import inputs, results, status
+from pi05ctl.changes import asked, changed, remarks
 from pi05ctl.errors import UsageError, unknown
 from pi05ctl.follow import Look
 from pi05ctl.render import Local, Rendered, render, stages
@@ -92,9 +93,32 @@ class Controller:
         """Return what submitting a run would make: the manifests of a cluster, else job.json."""
         return self.target.preview(run)
 
-    def resume(self, run: str) -> Submission:
-        """Start a run again from where it stopped, with the job.json it had."""
-        return self.target.submit(self.target.load(run))
+    def resume(self, run: Rendered) -> Submission:
+        """Start a run again from where it stopped."""
+        return self.target.submit(run)
+
+    def going_on(self, run: str, assignments: Sequence[str] = ()) -> Rendered:
+        """Return a run as it is stored, or with other settings from its newest checkpoint on.
+
+        Raises:
+            UsageError: It is no training, it is running, or a setting may not change.
+        """
+        stored = self.target.load(run)
+        if not assignments:
+            return stored
+        if not isinstance(stored.job, TrainJob):
+            below = [stage.run for stage in stages(stored) if isinstance(stage.job, TrainJob)]
+            hint = f"; its training is {below[0]}, resume that one first" if below else "; submit a new run"
+            raise UsageError(f"only a training can go on with other settings, {run} is none{hint}")
+        if self.target.alive(run):
+            raise UsageError(f"{run} is running; pi05ctl cancel {run} lets it save and end, then resume it with --set")
+        step = max(self.storage.numbered(RunPaths(run).checkpoints), default=0)
+        change = asked(stored.job, dict(map(parse_assignment, assignments)), step, self._clock())
+        return replace(stored, job=changed(stored.job, [change]), changes=(*stored.changes, change))
+
+    def remarks(self, run: Rendered) -> list[str]:
+        """Return what to know of the settings that a training has just gone on with."""
+        return remarks(run.job, run.changes[-1]) if isinstance(run.job, TrainJob) and run.changes else []
 
     def find(self, name: str) -> str:
         """Return the run of this name, of this unique prefix, or the newest of this task.

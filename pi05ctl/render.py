@@ -2,8 +2,9 @@
 
 A run is named by its job.json, less what cannot change its result: where it is stored and runs (storage, target,
 interpreters), how it is computed (compute, but for its dtype), how many processes share the work (demos.block,
-demos.workers, train.fsdp_devices, eval.environments, eval.workers) and the names that follow from the rest. So two
-spellings of one wish are one run, and submitting twice is harmless.
+demos.workers, train.fsdp_devices, eval.environments, eval.workers), what is only looked at (train.held_out_every,
+train.profile) and the names that follow from the rest. So two spellings of one wish are one run, and submitting twice
+is harmless.
 """
 
 import hashlib
@@ -24,6 +25,7 @@ from pi05.config import (
     TrainJob,
     explain,
 )
+from pi05ctl.changes import Change
 from pi05ctl.errors import UsageError
 from pi05ctl.settings import Cluster, Settings
 from pi05ctl.spec import Options, RunSpec, resolve
@@ -31,7 +33,7 @@ from pi05ctl.spec import Options, RunSpec, resolve
 _NO_RESULT = {
     "demos": {"block", "workers"},
     "compute": {"recompute", "layers", "attention", "microbatches", "xla_options"},
-    "train": {"fsdp_devices", "save_state_every"},
+    "train": {"fsdp_devices", "save_state_every", "held_out_every", "profile"},
     "eval": {"environments", "workers"},
 }
 """Values that change how a run is done and not what comes out."""
@@ -71,11 +73,13 @@ class Rendered:
         spec: What was asked for.
         job: What its process is told.
         digest: Of everything that can change the result, 64 hex digits; the run's name has the first 6.
+        changes: What it went on with otherwise when it was resumed; `job` has it, name and digest have not.
     """
 
     spec: RunSpec
     job: AnyJob | PipelineJob
     digest: str
+    changes: tuple[Change, ...] = ()
 
     @property
     def run(self) -> str:
@@ -143,6 +147,8 @@ def digest(job: AnyJob | PipelineJob, again: int = 0) -> str:
         for section, names in _NO_RESULT.items():
             for name in names & content.get(section, {}).keys():
                 del content[section][name]
+    if not content.get("train", {}).get("held_out", 1):
+        del content["train"]["held_out"]  # runs were named before there was such a thing
     if job.kind == "demos":
         del content["dataset"]  # it is named by this digest
     content["again"] = again

@@ -60,6 +60,7 @@ def row(status: RunStatus) -> tuple[str, ...]:
     why = status.why
     if status.state in ("Failed", "Stalled") and status.remedy:
         why = f"{why}; {status.remedy}" if why else status.remedy
+    why = "; ".join(filter(None, (why, *status.changed[-1:])))
     return (
         status.run,
         status.task,

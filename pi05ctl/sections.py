@@ -171,9 +171,11 @@ def again(content: Report) -> str:
         seeds = [episode.seed for episode in found.episodes]
         rows.append(("Environment seeds", f"{min(seeds)} to {max(seeds)}"))
     facts = "".join(f"<tr><td>{escape(words)}<td>{escape(str(value))}" for words, value in rows)
+    changed = "".join(f"<li>{escape(words)}" for part in content.parts for words in part.changed)
     return _section(
         "Again",
         f"<pre>{escape(content.command)}</pre>"
+        + (f"<p>When it was resumed, it went on with other settings:</p><ul>{changed}</ul>" if changed else "")
         + (f"<div class=scroll><table>{facts}</table></div>" if facts else "")
         + f"<details><summary>Full configuration (job.json)</summary><pre>{escape(content.job_json)}</pre></details>",
     )

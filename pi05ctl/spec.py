@@ -105,7 +105,7 @@ def resolve(spec: RunSpec) -> Options:
     task = tasks.find(spec.task)
     data = _read_preset(spec.preset)
     for path, value in spec.overrides.items():
-        _assign(data, path, value)
+        assign(data, path, value)
     try:
         options = Options.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
@@ -210,8 +210,8 @@ def _read_preset(name: str) -> dict[str, Any]:
     return tomllib.loads((_PRESETS / f"{name}.toml").read_text())
 
 
-def _assign(data: dict[str, Any], path: str, value: JsonValue) -> None:
-    """Put one override into a preset's sections."""
+def assign(data: dict[str, Any], path: str, value: JsonValue) -> None:
+    """Put one value into sections, in place; raise UsageError when no option has its path."""
     _check_path(path)
     *sections, field = path.split(".")
     for section in sections:

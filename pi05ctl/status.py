@@ -40,6 +40,7 @@ from dataclasses import dataclass, field, replace
 
 from pi05.events import TERMINAL, Event
 from pi05.results import wilson
+from pi05ctl.changes import Change
 from pi05ctl.facts import Facts
 from pi05ctl.process import Process
 from pi05ctl.spec import RunSpec
@@ -65,6 +66,7 @@ class Snapshot:
         process: Its latest process, on this machine.
         facts: What a cluster says of it.
         cancelled: When somebody asked to cancel the latest attempt.
+        changes: What it went on with otherwise when it was resumed, oldest first.
         verdicts: Its last event, or that of each shard, as status.json holds it.
         events: Its latest events, oldest first.
         last_line: The last line of its log that is not an event.
@@ -79,6 +81,7 @@ class Snapshot:
     process: Process | None = None
     facts: Facts | None = None
     cancelled: float | None = None
+    changes: tuple[Change, ...] = ()
     verdicts: tuple[Event, ...] = ()
     events: tuple[Event, ...] = ()
     last_line: str = ""
@@ -105,6 +108,7 @@ class RunStatus:
         train_run: For an evaluation: whose checkpoint it takes.
         checkpoint: Step of the last checkpoint.
         exit_code: Of its process; negative: a signal.
+        changed: What it went on with otherwise when it was resumed, one entry a resume, in words.
     """
 
     run: str
@@ -127,6 +131,7 @@ class RunStatus:
     train_run: str | None = None
     checkpoint: int | None = None
     exit_code: int | None = None
+    changed: tuple[str, ...] = ()
 
     @property
     def ended(self) -> bool:
@@ -160,6 +165,7 @@ def fold(snapshot: Snapshot, now: float) -> RunStatus:
         train_run=snapshot.train_run,
         checkpoint=_checkpoint(events),
         exit_code=_exit_code(snapshot),
+        changed=tuple(change.words() for change in snapshot.changes),
     )
     return replace(status, left=_left(status))
 
@@ -301,7 +307,7 @@ def _remedy(verdict: Event, resume: str) -> str:
     if verdict.exit_code == 64:
         return "change the options and submit again"
     if verdict.exit_code == 66:
-        return "submit again with another --set train.seed=..., or a lower learning rate"
+        return f"{resume} --set train.seed=1, or with a lower --set train.optimizer.peak_lr=..."
     return resume
 
 

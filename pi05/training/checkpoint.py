@@ -16,6 +16,7 @@ goes on from the step number.
 
 import contextlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from pi05.data.tokenizer import Tokenizer
 from pi05.data.transforms import Recipe
 from pi05.errors import ConfigError, DataError
 from pi05.model import arrays, tree, weights
+from pi05.resuming import RESULT_FREE, STEERING, differences
 from pi05.storage import ASSETS, PARAMS, STATE, RunPaths, Storage, removal
 from pi05.storage.artefact import unusable
 from pi05.training import processes, snapshot
@@ -42,16 +44,7 @@ META = f"{ASSETS}/pi05.json"
 TOKENIZER = f"{ASSETS}/tokenizer.model"
 POLICY = (PARAMS, ASSETS)
 """The parts of a checkpoint that a policy needs."""
-RESULT_FREE = {
-    "log_every",
-    "save_every",
-    "save_state_every",
-    "keep_every",
-    "patience",
-    "fsdp_devices",
-    "fsdp_min_bytes",
-}
-"""Training settings that may change when a run resumes, because the numbers do not depend on them."""
+log = logging.getLogger("pi05")
 
 
 class TrainedOn(BaseModel):
@@ -182,7 +175,8 @@ def state_is_due(step: int, train: TrainConfig) -> bool:
 
 def restore(folder: Path, mesh: Mesh, model: ModelConfig, train: TrainConfig) -> TrainState:
     """Read a verified checkpoint onto the mesh, on as many devices as it has."""
-    check_settings(folder, model, train)
+    for words in check_settings(folder, model, train):
+        log.info("checkpoint %s goes on otherwise than it was made: %s", folder.name, words)
     state = training.placed_state(mesh, model, train)
     params = weights.read(folder / PARAMS, model, state.params)
     target = _beside_params(state)
@@ -267,21 +261,24 @@ def read_recipe(folder: Path, meta: CheckpointMeta, task: str | None = None) -> 
     )
 
 
-def check_settings(folder: Path, model: ModelConfig, train: TrainConfig) -> None:
-    """Raise ConfigError when a checkpoint was made with settings that would change the numbers of a resumed run."""
+def check_settings(folder: Path, model: ModelConfig, train: TrainConfig) -> list[str]:
+    """Return what will be different from here on, because a training goes on with other settings than it had.
+
+    Raises:
+        ConfigError: The checkpoint does not fit the settings, or they would make another training of it.
+    """
     meta = read_meta(folder)
-    found = {"model": meta.model.model_dump(), "train": meta.train.model_dump(exclude=RESULT_FREE)}
-    wanted = {"model": model.model_dump(), "train": train.model_dump(exclude=RESULT_FREE)}
-    different = [
-        f"{section}.{name} {json.dumps(value)} (job: {json.dumps(wanted[section][name])})"
-        for section, values in found.items()
-        for name, value in values.items()
-        if value != wanted[section][name]
-    ]
-    if different:
+    different = differences({"model": meta.model, "train": meta.train}, {"model": model, "train": train})
+    said = {
+        path: f"{path} {json.dumps(before)} (job: {json.dumps(now)})"
+        for path, (before, now) in different.items()
+        if path not in RESULT_FREE
+    }
+    if refused := [words for path, words in said.items() if path not in STEERING]:
         raise ConfigError(
-            f"checkpoint {folder.name} was made with other settings: {'; '.join(different)}. Submit a new run"
+            f"checkpoint {folder.name} was made with other settings: {'; '.join(refused)}. Submit a new run"
         )
+    return list(said.values())
 
 
 def check_datasets(folder: Path, digests: Mapping[str, str]) -> None:

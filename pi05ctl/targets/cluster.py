@@ -89,9 +89,9 @@ class ClusterTarget:
             TargetError: The cluster refuses it, or cannot be reached.
         """
         self._refuse_placeholders()
-        values = self.values(run)
+        self.values(run)  # which refuses what does not fit the pods before anybody waits for a lock
         with self._records.submitting(run.run, self._sleep):
-            before = self.snapshot(run.run)
+            before, run = self.snapshot(run.run), self._records.current(run)
             if before is not None:
                 self._records.refuse_other(run)
                 now = fold(before, self._clock())
@@ -105,7 +105,7 @@ class ClusterTarget:
             self._make_room(run.run)
             self._records.write(run, self._clock(), parent)
             try:
-                self._install(run.run, values)
+                self._install(run.run, self.values(run))
             except TargetError:
                 if before is None:
                     self._records.forget(run.run)
@@ -144,6 +144,8 @@ class ClusterTarget:
             asked_printed = pool.submit(lambda: self._printed(asked_facts.result()[1], _TAIL_OF_MANY))
             files, others = _or_complain(self._records.all_asked, ({}, []), problems)
             jobs, facts = asked_facts.result()
+            revived = [run for run in jobs if run not in others and facts[run].phase != "complete"]  # was done, goes on
+            files, others = files | self._records.asked(revived), [*others, *revived]
             whole = {run for run in others if run in jobs and _all_print(jobs[run], facts[run])}
             silent = [run for run in others if run not in whole]
             files |= _or_complain(lambda: self._records.last_words(silent), {}, problems)
@@ -274,6 +276,7 @@ class ClusterTarget:
             facts=facts,
             cancelled=records.cancelled(files, run),
             verdicts=records.verdicts(files),
+            changes=record.changes if record else (),
             events=tuple(sorted(itertools.chain(facts.events, *printed), key=lambda event: event.time)),
         )
 

@@ -76,7 +76,7 @@ class LocalTarget:
         if sys.platform != "linux":
             raise TargetError("the local target needs Linux; the simulator has no wheels for others")
         with self._records.submitting(run.run, self._sleep):
-            before = self.snapshot(run.run)
+            before, run = self.snapshot(run.run), self._records.current(run)
             if before is not None:
                 self._records.refuse_other(run)
                 if before.alive:
@@ -116,6 +116,7 @@ class LocalTarget:
             process=self._process(run),
             cancelled=records.cancelled(files, run),
             verdicts=records.verdicts(files),
+            changes=record.changes,
             events=events,
             last_line=last_line,
         )

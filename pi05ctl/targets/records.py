@@ -6,15 +6,17 @@ import json
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from pi05.config import AnyJob, EvalJob, Section
+from pi05.config import AnyJob, EvalJob, Section, TrainJob
 from pi05.errors import DataError, TemporaryError
 from pi05.events import Event
 from pi05.storage import RunPaths, Storage
+from pi05ctl.changes import Change, changed
 from pi05ctl.errors import TargetError, UsageError
 from pi05ctl.process import cancel_key
 from pi05ctl.render import PipelineJob, Rendered, moved, to_json
@@ -38,6 +40,7 @@ class Record(Section):
         parent: The pipeline that submitted it.
         train_run: For an evaluation: whose checkpoint it takes.
         command: The command line that asks for it again.
+        changes: What it went on with otherwise when it was resumed, oldest first.
     """
 
     run: str
@@ -47,6 +50,7 @@ class Record(Section):
     parent: str | None = None
     train_run: str | None = None
     command: str
+    changes: tuple[Change, ...] = ()
 
 
 class Records:
@@ -121,7 +125,14 @@ class Records:
             job = _JOB.validate_json(self.storage.read(RunPaths(run).job))
         except (DataError, ValidationError) as error:
             raise TargetError(f"{RunPaths(run).job} is damaged; submit it again") from error
-        return Rendered(record.spec, moved(job, self.storage.url), record.digest)
+        return Rendered(record.spec, moved(job, self.storage.url), record.digest, record.changes)
+
+    def current(self, run: Rendered) -> Rendered:
+        """Return a run that somebody submits with the changes that it has had before, unless it comes with its own."""
+        if run.changes or not isinstance(run.job, TrainJob) or not self.exists(run.run):
+            return run
+        changes = self.read(run.run).changes
+        return replace(run, job=changed(run.job, changes), changes=changes) if changes else run
 
     def write(self, run: Rendered, now: float, parent: str | None) -> None:
         """Write run.json and job.json; a run that exists keeps its age, and one asked for by hand stays so."""
@@ -134,6 +145,7 @@ class Records:
             parent=parent if before is None or before.parent else None,
             train_run=run.job.train_run if isinstance(run.job, EvalJob) else None,
             command=run.spec.command(),
+            changes=run.changes,
         )
         paths = RunPaths(run.run)
         self.storage.write(paths.job, run.job_json)

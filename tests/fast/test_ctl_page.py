@@ -38,7 +38,7 @@ CONTENT = Report(
 class Checker(HTMLParser):
     """Collects text and attributes, and what is not closed."""
 
-    void = frozenset({"meta", "tr", "td", "th", "circle", "line", "polyline"})
+    void = frozenset({"meta", "li", "tr", "td", "th", "circle", "line", "polyline"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,6 +150,11 @@ def test_how_to_make_it_again_names_what_it_rests_on():
     assert "noise0.0" in words
     assert "Checkpoint" not in words
     assert "Environment seeds0 to 49" in words
+
+
+def test_what_changed_when_it_was_resumed_is_part_of_how_to_make_it_again():
+    changed = replace(CONTENT.parts[0], changed=("since step 2400 (2026-11-26): train.steps=4000 instead of 2400",))
+    assert "went on with other settings:since step 2400 (2026-11-26)" in read(replace(CONTENT, parts=(changed,))).words
 
 
 def test_the_full_preset_is_drawn_beside_the_run_by_hand():

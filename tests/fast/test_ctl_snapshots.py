@@ -1,5 +1,6 @@
 """A table of all runs of a cluster: what is read, what is left out because another answer makes it needless."""
 
+import json
 from collections.abc import Iterable
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from pi05.errors import Unreachable
 from pi05.events import Event
 from pi05.storage import FileStorage, RunPaths
+from pi05ctl.changes import Change
 from pi05ctl.render import to_json
 from pi05ctl.settings import Cluster
 from pi05ctl.spec import RunSpec
@@ -110,6 +112,21 @@ def test_what_a_pod_prints_is_newer_than_what_it_wrote(kubernetes, storage):
     now = table(storage)[TRAIN]
     assert (now.state, now.step, now.seconds_per_step) == ("Running", 20, pytest.approx(1))
     assert storage.read_keys == [RunPaths(TRAIN).spec]
+
+
+def test_a_training_that_was_done_and_goes_on_is_read_again(kubernetes, storage):
+    put(storage, TRAIN)
+    say(storage, event(TRAIN, 50, "finished"))
+    assert table(storage)[TRAIN].state == "Done"
+    changed = Change(time=STARTED, step=50, values={"train.steps": 90}, before={"train.steps": 50})
+    record = json.loads(storage.read(RunPaths(TRAIN).spec))
+    storage.write(RunPaths(TRAIN).spec, json.dumps({**record, "changes": [changed.model_dump()]}).encode())
+    kubernetes.add(TRAIN, job(), pod("Running", RUNNING))
+    kubernetes.printed[f"{TRAIN}-0"] = [event(TRAIN, 60).model_copy(update={"total": 90}).line()]
+    now = table(storage)[TRAIN]
+    assert (now.state, now.step, now.total) == ("Running", 60, 90)
+    (changed,) = now.changed
+    assert changed.endswith("train.steps=90 instead of 50")
 
 
 def test_a_pod_that_prints_other_things_is_known_by_what_it_wrote(kubernetes, storage):

@@ -281,6 +281,31 @@ def test_cancel_saves_first_and_resume_goes_on_from_there(bench):
     assert before >= 2
 
 
+def test_a_training_that_is_done_is_resumed_with_more_steps_and_another_seed(bench):
+    bench.until_ended(bench.target.submit(bench.run()).run)
+    run = bench.target.submit(bench.run("train")).run
+    assert bench.until_ended(run).state == "Done"
+    refused = bench.command("resume", run, "--set", "train.seed=1")
+    assert (refused.returncode, "add --set train.steps=" in refused.stderr) == (2, True)
+    assert bench.command("resume", run, "--set", "train.steps=4000", "--set", "train.seed=1").returncode == 0
+    assert bench.until_ended(run).state == "Done"
+    assert bench.storage.exists(RunPaths(run).checkpoint(4000))
+    line = bench.command("status", run).stdout.splitlines()[1]
+    assert line.endswith("train.steps=4000 instead of 2400, train.seed=1 instead of 0")
+    assert json.loads(bench.command("status", run, "-o", "json").stdout)[0]["changed"]
+    assert bench.command("submit", "train", "pushcube").stdout.startswith(f"{run}  is done already")
+    assert json.loads(bench.storage.read(RunPaths(run).job))["train"]["steps"] == 4000
+
+
+def test_a_training_that_runs_cannot_be_resumed_otherwise(bench):
+    bench.until_ended(bench.target.submit(bench.run()).run)
+    bench.jobs_do(pause=0.2, steps=100)
+    run = bench.target.submit(bench.run("train")).run
+    refused = bench.command("resume", run, "--set", "train.seed=1")
+    assert (refused.returncode, f"pi05ctl cancel {run} lets it save" in refused.stderr) == (2, True)
+    bench.target.cancel(run, now=True)
+
+
 def test_cancel_now_does_not_wait_for_saving(bench):
     bench.jobs_do(pause=0.5, steps=100)
     run = bench.target.submit(bench.run()).run

@@ -136,9 +136,29 @@ def test_a_truncated_and_a_missing_file_are_named(tmp_path: Path) -> None:
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         run(make_training(), new_around(tmp_path, stop_after=10))
-    with pytest.raises(ConfigError, match=r"train\.seed 0 \(job: 1\)"):
-        start(make_training(TRAIN.model_copy(update={"seed": 1})), new_around(tmp_path))
+    with pytest.raises(ConfigError, match=r"train\.state_noise 0\.02 \(job: 0\.5\)\. Submit"):
+        start(make_training(TRAIN.model_copy(update={"state_noise": 0.5, "seed": 1})), new_around(tmp_path))
     start(make_training(TRAIN.model_copy(update={"log_every": 5})), new_around(tmp_path))
+
+
+def test_a_training_goes_on_with_another_seed_rate_and_length(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(make_training(TRAIN.model_copy(update={"keep_every": 20})), new_around(tmp_path))
+    faster = TRAIN.optimizer.model_copy(update={"peak_lr": 2e-3, "decay_steps": 20})
+    around = new_around(tmp_path)
+    training = make_training(TRAIN.model_copy(update={"steps": 24, "seed": 1, "optimizer": faster}))
+    caplog.set_level("INFO")
+    state = run(training, around)
+    assert sorted(around.losses) == [21, 22, 23, 24]
+    assert around.metric("learning_rate") == pytest.approx([faster.end_lr] * 4), "it had fallen to its end by step 20"
+    assert int(state.step) == 24
+    said = [record.message for record in caplog.records if "goes on otherwise" in record.message]
+    assert [words.partition(": ")[2] for words in said] == [
+        "train.steps 20 (job: 24)",
+        "train.seed 0 (job: 1)",
+        "train.optimizer.peak_lr 0.001 (job: 0.002)",
+    ]
+    metas = [checkpoint.read_meta(around.storage.open(around.paths.checkpoint(step))) for step in (20, 24)]
+    assert [meta.train.seed for meta in metas] == [0, 1], "each checkpoint tells its own"
 
 
 def test_a_foreign_folder_is_refused(around: Around, tmp_path: Path) -> None:
