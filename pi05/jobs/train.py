@@ -44,13 +44,13 @@ def train(job: TrainJob, context: Context) -> None:
         return
     with Company(context.process, context.processes, context.coordinator, context.abandon).together():
         check_same(job.model_dump_json())
+        gpus.check(context.gpus)
         with compiled.kept(context.storage):
             _train(job, context)
 
 
 def _train(job: TrainJob, context: Context) -> None:
     """Train from where it stopped to the last step."""
-    gpus.check(context.gpus)
     mesh = make_mesh(job.train.fsdp_devices, job.train.batch_size)
     data = [_dataset(job, share, context.storage) for share in job.shares]
     with contextlib.ExitStack() as opened:
