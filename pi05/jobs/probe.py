@@ -36,6 +36,7 @@ _SHOWN = ("pi05", "jax", "mani_skill", "kubernetes")
 _PATIENCE = 120.0
 """Seconds that one program of the image may take to start; JAX on eight GPUs takes some."""
 _DEVICES = "import jax; d = jax.devices(); print(len(d), d[0].platform, d[0].device_kind, sep='|')"
+_DRIVER = "from pi05 import cuda; raise SystemExit(cuda.driver())"
 _SIMULATOR = "import mani_skill.envs"
 _PLANNER = "import mplib"
 
@@ -116,10 +117,10 @@ def _devices(wanted: int, found: Found) -> Iterator[str]:
         return
     count, platform, kind = done.stdout.strip().splitlines()[-1].split("|")
     found.devices = f"{count} x {kind if platform != 'cpu' else 'cpu'}"
-    if wanted and int(count) != wanted:
-        yield (
-            f"the pod has {wanted} GPUs and JAX sees {found.devices}: the image has no CUDA, or its driver does not fit"
-        )
+    on_purpose = os.environ.get("JAX_PLATFORMS") == "cpu"
+    if wanted and (int(count) != wanted or platform != "gpu") and not on_purpose:
+        driver = _last_line(_run([sys.executable, "-c", _DRIVER]))
+        yield f"the pod has {wanted} GPUs and JAX sees {found.devices}; {driver}"
 
 
 def _renderer() -> str:

@@ -1,9 +1,9 @@
 """Train Pi0.5 on one dataset or more: `python -m pi05.jobs.train job.json`.
 
-Order of work: look whether the last checkpoint is there, meet the other processes where there are any, fetch what
-earlier starts have compiled, check devices and batch, verify the datasets and their conventions, decode their frames
-unless that was done before, compute the statistics, find the state to start from (checkpoint, base weights, random),
-train.
+Order of work: look whether the last checkpoint is there, meet the other processes where there are any, check that the
+GPUs are there that were asked for, fetch what earlier starts have compiled, check devices and batch, verify the datasets
+and their conventions, decode their frames unless that was done before, compute the statistics, find the state to start
+from (checkpoint, base weights, random), train.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from pi05.data.frames import Frames, open_frames
 from pi05.data.tokenizer import TINY, Tokenizer
 from pi05.data.transforms import Recipe
 from pi05.errors import DataError, TemporaryError
-from pi05.jobs import compiled
+from pi05.jobs import compiled, gpus
 from pi05.jobs.runtime import Context, main
 from pi05.model import tree
 from pi05.sharding import batch_sharding, make_mesh, own_rows
@@ -44,6 +44,7 @@ def train(job: TrainJob, context: Context) -> None:
         return
     with Company(context.process, context.processes, context.coordinator, context.abandon).together():
         check_same(job.model_dump_json())
+        gpus.check(context.gpus)
         with compiled.kept(context.storage):
             _train(job, context)
 

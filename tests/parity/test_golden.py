@@ -11,7 +11,7 @@ import pytest
 from pi05.config import FLOAT32, ComputeConfig
 from pi05.model import pi05, tree
 from pi05.training import step
-from tests.parity.conftest import Golden
+from tests.parity.golden import Golden
 
 F32, BF16, TRAINED = 1e-5, 2e-2, 1e-4
 FORMS = ("observation", "left_out", "padded")
