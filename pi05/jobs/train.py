@@ -1,9 +1,9 @@
 """Train Pi0.5 on one dataset or more: `python -m pi05.jobs.train job.json`.
 
 Order of work: look whether the last checkpoint is there, meet the other processes where there are any, check that the
-GPUs are there that were asked for, fetch what earlier starts have compiled, check devices and batch, verify the datasets
-and their conventions, decode their frames unless that was done before, compute the statistics, find the state to start
-from (checkpoint, base weights, random), train.
+GPUs are there that were asked for, fetch what earlier starts have compiled, check devices and batch, verify the
+datasets and their conventions, decode their frames unless that was done before, compute the statistics, find the state
+to start from (checkpoint, base weights, random), train.
 """
 
 import contextlib
