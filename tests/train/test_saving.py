@@ -64,6 +64,11 @@ def as_openpi_reads(folder: Path) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(whole)[0]}
 
 
+def openpi_name(path: str) -> str:
+    """Return what `as_openpi_reads` calls a parameter."""
+    return "".join(f"['{name}']" for name in ("params", *path.split("/")))
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainState, Around]:
     """A run that saves everything every tenth step."""
@@ -199,4 +204,4 @@ def test_what_is_written_is_what_the_reference_implementation_reads(whole: tuple
     found, ours = as_openpi_reads(folder), weights.read(folder, MODEL)
     assert len(found) == len(ours)
     for path, array in ours.items():
-        np.testing.assert_array_equal(found["".join(f"['{name}']" for name in ("params", *path.split("/")))], array)
+        np.testing.assert_array_equal(found[openpi_name(path)], array)
