@@ -90,7 +90,8 @@ class Saver:
         """Return when no checkpoint is being written; raise what went wrong."""
         if self._writing is not None:
             writing, self._writing = self._writing, None
-            self._owed = self._owed or (self._whole and not writing.result())
+            there = writing.result()
+            self._owed = self._owed or (self._whole and not there)
 
     def _turn(self, last: bool) -> bool:
         """Return whether the next one may begin, after waiting for the one before.

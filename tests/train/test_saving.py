@@ -99,9 +99,9 @@ def test_a_checkpoint_waits_for_the_one_before(tmp_path: Path) -> None:
         return len(written) > 300
 
     around.storage = Disk(tmp_path, until)
-    run(make_training(), around)
-    assert written[299] == 20, "training went on to the next save, and not beyond"
-    assert [event.step for event in around.seen if event.kind == "checkpoint"] == [10, 20]
+    run(make_training(APART), around)
+    assert written[299] == 8, "training went on to the next save, and not beyond"
+    assert [event.step for event in around.seen if event.kind == "checkpoint"] == [4, 8, 10, 12, 16, 20]
 
 
 def test_without_room_for_a_copy_training_waits_and_the_numbers_are_the_same(
@@ -179,7 +179,7 @@ def test_what_goes_wrong_in_writing_ends_the_run(tmp_path: Path) -> None:
     around = new_around(tmp_path)
     around.storage = Full(tmp_path.as_uri())
     with pytest.raises(TemporaryError, match=r"no room for .*/checkpoints/4"):
-        run(make_training(TRAIN.model_copy(update={"save_every": 4})), around)
+        run(make_training(APART), around)
     assert max(around.losses) < 9, "at one of the next steps"
     assert checkpoint.steps(around.storage, around.paths.run) == []
 
