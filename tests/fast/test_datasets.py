@@ -230,7 +230,7 @@ def test_a_damage_that_the_manifest_covers_is_found_by_looking_inside(
         (lambda table: pyarrow.concat_tables([table.slice(0, 4), table.slice(8)]), "row 4 is numbered 8, so rows"),
         (lambda table: table.slice(0, 15), "has 15 rows, meta/info.json says 16"),
         (with_image(6, HAND, b"\x89PNG but not really"), "row 6, hand_camera: it is no image"),
-        (with_image(6, BASE, png(np.zeros((8, 8, 3), np.uint8))), r"row 6, base_camera has an image of (8, 8, 3)"),
+        (with_image(6, BASE, png(np.zeros((8, 8, 3), np.uint8))), r"row 6, base_camera: it has 8 x 8 pixels"),
         (with_image(6, BASE, png(np.zeros((16, 16), np.uint8))), "row 6, base_camera: its pixels are L, RGB is"),
     ],
     ids=["missing row group", "missing row", "no image", "image of another size", "grey image"],
