@@ -45,11 +45,11 @@ def fit(picture: Picture, size: int) -> Picture:
     if height == width == size:
         return picture
     ratio = max(height / size, width / size)
-    inside = max(int(height / ratio), 1), max(int(width / ratio), 1)
-    resized = Image.fromarray(picture).resize(inside[::-1], Image.Resampling.BILINEAR)
-    top, left = (size - inside[0]) // 2, (size - inside[1]) // 2
+    rows, columns = max(int(height / ratio), 1), max(int(width / ratio), 1)
+    resized = Image.fromarray(picture).resize((columns, rows), Image.Resampling.BILINEAR)
+    top, left = (size - rows) // 2, (size - columns) // 2
     padded = np.zeros((size, size, 3), np.uint8)
-    padded[top : top + inside[0], left : left + inside[1]] = np.asarray(resized)
+    padded[top : top + rows, left : left + columns] = np.asarray(resized)
     return padded
 
 

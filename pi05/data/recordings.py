@@ -155,8 +155,8 @@ def _physics(group: Any) -> Iterator[tuple[str, np.ndarray]]:
     import h5py
 
     states = _member(group, "env_states") if "env_states" in group else None
-    for kind in states if isinstance(states, h5py.Group) else ():
-        actors = _member(states, kind)
+    for kind in list(states) if isinstance(states, h5py.Group) else []:
+        actors = _member(states, str(kind))
         for name in actors:
             yield f"{kind}/{name}", _values(_member(actors, name))
 

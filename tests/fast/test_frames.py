@@ -101,11 +101,11 @@ import os, signal, sys
 from pathlib import Path
 from pi05.data import frames
 decode = frames.decode
-def dying(content, calls=[]):
+def dying(content, size, calls=[]):
     calls.append(0)
     if len(calls) > 12:
         os.kill(os.getpid(), signal.SIGKILL)
-    return decode(content)
+    return decode(content, size)
 frames.decode = dying
 frames.open_frames(Path(sys.argv[1]), ["base_camera", "hand_camera"], (8, 8), Path(sys.argv[2]))
 """
@@ -124,7 +124,7 @@ from pathlib import Path
 from pi05.data import frames
 calls = []
 decode = frames.decode
-frames.decode = lambda content: calls.append(0) or decode(content)
+frames.decode = lambda content, size: calls.append(0) or decode(content, size)
 with frames.open_frames(Path(sys.argv[1]), ["base_camera"], (8, 8), Path(sys.argv[2])) as opened:
     print(len(calls), opened.read([4])["base_camera"][0, 0, 0])
 """
@@ -160,7 +160,8 @@ def encoded(form: str) -> bytes:
 def header(size: int) -> bytes:
     """Return a PNG that says it has `size` pixels square, and nothing more."""
     said = b"IHDR" + struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + said + struct.pack(">I", zlib.crc32(said)) + bytes(12)
+    chunk = struct.pack(">I", 13) + said + struct.pack(">I", zlib.crc32(said))
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 9) + b"IDAT"
 
 
 def test_a_jpeg_is_an_image_too() -> None:
