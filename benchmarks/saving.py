@@ -56,6 +56,10 @@ class Around:
         """Never called."""
         raise AssertionError
 
+    def hung(self, message: str) -> NoReturn:
+        """Never called: no step hangs."""
+        raise AssertionError(message)
+
 
 class Clocked(saving.Saver):
     """Saves the kinds in turn and notes when each save began and ended."""
