@@ -25,6 +25,7 @@ METRICS = {
     "param_norm": Metric("norm of all parameters, of the last step"),
     "loss_real": Metric("loss of the robot's own dimensions inside the episode, without padding"),
     "explained": Metric("1 - loss / loss of predicting nothing"),
+    "loss_held_out": Metric("loss of the weights a policy uses, over the episodes kept apart"),
     "learning_rate": Metric("learning rate, of the last step", "{:.2e}"),
     "skipped": Metric("steps of this run that changed nothing, because loss or gradient was not finite", "{:.0f}"),
     # Speed. Saves, the held-out loss and compilation are no part of a step's seconds; waits for data are. What ends in
