@@ -83,7 +83,13 @@ class DemosConfig(Section):
 
 
 class GemmaConfig(Section):
-    """Sizes of one Gemma (the language model or the action expert)."""
+    """Sizes of one Gemma (the language model or the action expert).
+
+    Attributes:
+        lora_rank: Rank of the factors beside each matrix of attention and MLP (LoRA, arXiv 2106.09685; alpha is the
+            rank, so nothing is scaled). Where there are factors they are trained and this Gemma's own weights are
+            frozen. 0: no factors, and the weights are trained.
+    """
 
     width: Positive
     depth: Positive
@@ -91,6 +97,7 @@ class GemmaConfig(Section):
     num_heads: Positive
     num_kv_heads: Positive
     head_dim: Positive
+    lora_rank: Natural = 0
 
 
 class VitConfig(Section):

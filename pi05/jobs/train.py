@@ -8,6 +8,7 @@ to start from (checkpoint, base weights, random), train.
 
 import contextlib
 import logging
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from pi05.tasks import find
 from pi05.training import checkpoint, loop, memory
 from pi05.training.company import Company
 from pi05.training.processes import check_same, leads
+from pi05.training.step import trainable_paths
 
 log = logging.getLogger("pi05")
 
@@ -57,8 +59,9 @@ def _train(job: TrainJob, context: Context) -> None:
         frames = [_frames(job, one, context, opened) for one in data]
         loader = _loader(job, context, data, frames, own_rows(batch_sharding(mesh), job.train.batch_size))
         log.info(
-            "%s parameters, %d episodes, %d samples of %s, devices %s",
+            "%s parameters, %s of them trained, %d episodes, %d samples of %s, devices %s",
             f"{tree.count(job.model):,}",
+            f"{_trained(job):,}",
             sum(len(one.meta.seeds) for one in data),
             sum(len(one.states) for one in data),
             ", ".join(one.meta.task for one in data),
@@ -68,6 +71,12 @@ def _train(job: TrainJob, context: Context) -> None:
         run = loop.Training(job, loader, mesh, digests)
         with memory.advised(job, mesh.size):
             run.fit(loop.start(run, context), context)
+
+
+def _trained(job: TrainJob) -> int:
+    """Return how many parameters change."""
+    table = tree.leaves(job.model)
+    return sum(math.prod(table[path].shape) for path in trainable_paths(job.model, job.train.freeze))
 
 
 def _dataset(job: TrainJob, share: Share, storage: Storage) -> datasets.Dataset:
