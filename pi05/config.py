@@ -434,6 +434,15 @@ class TrainJob(Job):
         return self
 
     @model_validator(mode="after")
+    def _frozen_weights_come_from_somewhere(self) -> Self:
+        if (self.model.vlm.lora_rank or self.model.expert.lora_rank) and not self.train.weights:
+            raise ValueError(
+                "model.vlm.lora_rank and model.expert.lora_rank freeze a Gemma, which random weights make useless; set "
+                "train.weights, as in train.weights=pi05_base, or both ranks to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _others_are_the_mix(self) -> Self:
         wanted, found = self.train.weights_of_others, {share.task: share.weight for share in self.others}
         if wanted != found:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pi05.config import ComputeConfig
-from pi05.model import stack
+from pi05.model import stack, tree
 from pi05.model.attention import attend
 from pi05.model.stack import inside, kept
 from pi05.model.tree import Params
@@ -67,17 +67,23 @@ def encode_prefix(
         compute: How.
     """
     positions = jnp.arange(x.shape[1])[None]
+    layers = tree.flatten(params["layers"])
+    in_place = [path for path in layers if _has_factors(params["layers"]) and not tree.is_factor(path)]
 
-    def layer_step(x: Array, layer: Params) -> tuple[Array, tuple[Array, Array]]:
+    def layer_step(x: Array, scanned: tuple[Array, dict[str, Array]]) -> tuple[Array, tuple[Array, Array]]:
+        i, layer = scanned
+        frozen = {path: jax.lax.dynamic_index_in_dim(layers[path], i, keepdims=False) for path in in_place}
+        layer = tree.nest({**layer, **frozen})
         q, k, v = _project(layer, "", _rms_norm(layer["pre_attention_norm"], x), positions)
         x = x + _merge(layer["attn"]["attn_vec_einsum"], attend(q, k, v, lengths, compute.attention))
         x = x + _mlp(layer["mlp"], _rms_norm(layer["pre_ffw_norm"], x))
         return on_batch(x), (on_batch(k), on_batch(v))
 
-    layers = params["layers"]
-    before_last = jax.tree.map(lambda w: w[:-1], layers)
-    x, (keys, values) = stack.run(layer_step, on_batch(x), before_last, compute, compute.recompute)
-    last = jax.tree.map(lambda w: w[-1], layers)
+    # Frozen weights have no gradient to collect, so a layer may read its own where they lie: no copy without the last.
+    before_last = {path: w[:-1] for path, w in layers.items() if path not in in_place}
+    stacked = jnp.arange(len(layers["mlp/linear"]) - 1), before_last
+    x, (keys, values) = stack.run(layer_step, on_batch(x), stacked, compute, compute.recompute)
+    last = jax.tree.map(lambda w: w[-1], params["layers"])
     _, k, v = _project(last, "", _rms_norm(last["pre_attention_norm"], x), positions)
     return KeyValues(jnp.concatenate([keys, k[None]]), jnp.concatenate([values, v[None]]), lengths)
 
@@ -123,6 +129,11 @@ def _project(layer: Params, suffix: str, x: Array, positions: Array) -> tuple[Ar
         q = _to_heads("btw,nwd->btnd", x, attention[f"q_einsum{suffix}"])
         k, v = _to_heads("bsw,ckwd->cbskd", x, attention[f"kv_einsum{suffix}"])
     return kept(_rotate(q, positions)), kept(_rotate(k, positions)), kept(v)
+
+
+def _has_factors(layers: Params) -> bool:
+    """Return whether the language model has factors of LoRA; its own weights are then frozen."""
+    return "lora_a" in layers["attn"]["attn_vec_einsum"]
 
 
 def _to_heads(equation: str, x: Array, part: Params) -> Array:
