@@ -86,12 +86,9 @@ def place_rows(rows: Any, place: NamedSharding) -> Any:
     return jax.make_array_from_process_local_data(place, rows)
 
 
-def place_whole(array: np.ndarray, target: Any) -> jax.Array:
-    """Return an array, which every process has whole, with the sharding and dtype of `target`.
-
-    Each device gets its part only.
-    """
-    return jax.make_array_from_callback(array.shape, target.sharding, lambda part: array[part].astype(target.dtype))
+def place_whole(array: np.ndarray, place: Any) -> jax.Array:
+    """Return an array, which every process has whole, on the devices; each gets its part only."""
+    return jax.make_array_from_callback(array.shape, place, lambda part: array[part])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

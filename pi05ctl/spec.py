@@ -210,12 +210,11 @@ def _read_preset(name: str) -> dict[str, Any]:
     return _with_none(tomllib.loads((_PRESETS / f"{name}.toml").read_text()))
 
 
-def _with_none(section: dict[str, Any]) -> dict[str, Any]:
-    """Return a preset's section in which "none" stands for no value, as in an assignment: TOML has no word for it."""
-    return {
-        name: _with_none(value) if isinstance(value, dict) else None if value == "none" else value
-        for name, value in section.items()
-    }
+def _with_none(value: Any) -> Any:
+    """Return what a preset says with None for "none", as in an assignment: TOML has no word for no value."""
+    if isinstance(value, dict):
+        return {name: _with_none(inner) for name, inner in cast("dict[str, Any]", value).items()}
+    return None if value == "none" else value
 
 
 def assign(data: dict[str, Any], path: str, value: JsonValue) -> None:

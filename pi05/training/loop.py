@@ -197,11 +197,13 @@ def start(training: Training, around: Surroundings) -> TrainState:
     params: Mapping[str, jax.Array] = {}
     if job.train.weights:
         params = _base_params(storage.open(f"weights/{job.train.weights}", (PARAMS,)) / PARAMS, job.model, target)
-    drawn = random_params(training, target.keys() - params.keys())
-    params = {**params, **{path: sharding.place_whole(array, target[path]) for path, array in drawn.items()}}
+    drawn = {
+        path: sharding.place_whole(array.astype(target[path].dtype), target[path].sharding)
+        for path, array in random_params(training, target.keys() - params.keys()).items()
+    }
     place = state_sharding(mesh, job.model, job.train, job.compute)
     begin = partial(new_state, model=job.model, train=job.train, compute=job.compute)
-    return jax.jit(begin, out_shardings=place, donate_argnums=0)(params)
+    return jax.jit(begin, out_shardings=place, donate_argnums=0)({**params, **drawn})
 
 
 def _base_params(folder: Path, model: ModelConfig, target: Mapping[str, Any]) -> dict[str, jax.Array]:

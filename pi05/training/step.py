@@ -95,8 +95,8 @@ def new_state(params: Flat, model: ModelConfig, train: TrainConfig, compute: Com
 def _frozen_as(path: str, compute: ComputeConfig) -> str:
     """Return the type in which a frozen parameter is kept: that which the model rounds it to before it uses it.
 
-    So nothing changes but the memory. The table of embeddings, which is rounded after it is scaled, is rounded before, as
-    in the published code.
+    So nothing changes but the memory. The table of embeddings, which is rounded after it is scaled, is rounded before,
+    as in the published code.
     """
     return "float32" if weights.is_exact(path) and path != tree.EMBEDDING else compute.dtype
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pi05.config import FLOAT32, ComputeConfig, ModelConfig
 from pi05.errors import ConfigError, DataError
 from pi05.jobs.runtime import Stopped
-from pi05.model import tree, weights
+from pi05.model import arrays, flow, tree, weights
 from pi05.policy import Policy
 from pi05.training import checkpoint, step
 from pi05.training.loop import Training, start
@@ -37,6 +37,8 @@ def ranked(vlm: int, expert: int) -> ModelConfig:
 LORA = ranked(4, 3)
 FACTORS = {path for path in tree.leaves(LORA) if tree.is_factor(path)}
 GEMMAS = {path for path in tree.leaves(LORA) if path.startswith("PaliGemma/llm/")} - FACTORS
+ROUNDED = {path for path in GEMMAS if not path.endswith("norm/scale")}
+"""What the model rounds to bfloat16 before it computes with it; norms scale in float32."""
 
 
 TRAIN = PLAIN.model_copy(update={"weights": "base", "ema_decay": None, "steps": 12, "save_every": 6})
@@ -56,7 +58,7 @@ def store(root: Path, params: dict[str, np.ndarray], stop_after: int | None = No
     if not around.storage.exists("weights/base"):
         with around.storage.stage("weights/base") as folder:
             leaves = {f"{path}/value": np.asarray(w, np.float32) for path, w in params.items()}
-            weights.save(folder / "params", {"params": tree.nest(leaves)})
+            arrays.save(folder / "params", {"params": tree.nest(leaves)})
     return around
 
 
@@ -84,9 +86,22 @@ def test_factors_move_and_the_gemmas_do_not(whole: tuple[TrainState, Around]) ->
 
 
 def test_frozen_weights_lie_in_the_type_they_are_computed_in(whole: tuple[TrainState, Around]) -> None:
-    assert {path for path, w in whole[0].params.items() if w.dtype == jnp.bfloat16} == GEMMAS
+    assert {path for path, w in whole[0].params.items() if w.dtype == jnp.bfloat16} == ROUNDED
     state = step.abstract_state(LORA, TRAIN, FLOAT32)
     assert {str(w.dtype) for w in state.params.values()} == {"float32"}
+
+
+def test_weights_that_are_kept_rounded_give_the_numbers_of_exact_ones() -> None:
+    params = {path: jnp.asarray(w, jnp.float32) for path, w in pretrained(LORA).items()}
+    params[tree.EMBEDDING] = params[tree.EMBEDDING].astype(jnp.bfloat16).astype(jnp.float32)
+    batch = next(training_of(LORA)._batches(0))
+    noise, time = flow.draw(jax.random.key(0), batch.actions.shape)
+
+    @jax.jit
+    def loss(params: step.Flat) -> jax.Array:
+        return step.loss_and_sums(tree.nest(params), LORA, BF16, batch, noise[None], time[None])[0]
+
+    assert loss(step.new_state(params, LORA, TRAIN, BF16).params) == loss(params)
 
 
 def test_only_what_is_trained_has_moments_and_an_average() -> None:
