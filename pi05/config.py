@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pi05 import tasks
 from pi05.errors import ConfigError
 
+LONGEST_PROFILE = 50
+"""Steps that a profile may record: some hundred MB on 8 GPUs."""
 Positive = Annotated[int, Field(gt=0)]
 Natural = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -248,6 +250,11 @@ class TrainConfig(Section):
             keep_every.
         save_state_every: In steps; these checkpoints training can go on from, and so from the last one and from that of
             a signal. Of others only policies are made: they are a quarter of the size. None: every checkpoint.
+        held_out: Episodes of each dataset that are kept apart from training, in number, or below 1 as a share; neither
+            batches nor statistics have them. Which ones depends on nothing but how many there are.
+        held_out_every: Steps between two looks at their loss, of the weights that a policy uses and always with the
+            same noise and time; the last step has one, too.
+        profile: First and last step that JAX's profiler records into the run's storage; None records none.
         patience: Steps after which a run whose loss is still that of predicting nothing is stopped; 0 never stops.
         augment: Random changes of images.
         mix: Tasks to train on beside the run's own, each `task` or `task:weight`. The run's own has weight 1, and so
@@ -272,6 +279,9 @@ class TrainConfig(Section):
     save_every: Positive = 1000
     save_state_every: Positive | None = None
     keep_every: Positive = 5000
+    held_out: Annotated[float, Field(ge=0)] = 0
+    held_out_every: Positive = 1000
+    profile: tuple[Positive, Positive] | None = None
     patience: Natural = 1000
     augment: AugmentConfig = AugmentConfig()
     mix: tuple[str, ...] = ()
@@ -294,6 +304,23 @@ class TrainConfig(Section):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"{', '.join(twice)} is named twice; give it one weight")
         return mix
+
+    @field_validator("held_out")
+    @classmethod
+    def _share_or_number(cls, held_out: float) -> float:
+        if held_out >= 1 and held_out != int(held_out):
+            raise ValueError(f"{held_out:g} is neither a share below 1 nor a number of episodes; use {int(held_out)}")
+        return held_out
+
+    @model_validator(mode="after")
+    def _profile_is_short(self) -> Self:
+        first, last = self.profile or (1, 1)
+        if not first <= last <= self.steps or last - first >= LONGEST_PROFILE:
+            raise ValueError(
+                f"profile {list(self.profile or ())} must be [first, last] with at most {LONGEST_PROFILE} of the steps "
+                f"1 to {self.steps}; use profile=[{min(20, self.steps)}, {min(24, self.steps)}]"
+            )
+        return self
 
     @model_validator(mode="after")
     def _decay_follows_warmup(self) -> Self:

@@ -11,6 +11,7 @@ from pi05.config import ComputeConfig, Section
 RESULT_FREE = frozenset(
     {
         *("train.log_every", "train.save_every", "train.save_state_every", "train.keep_every"),
+        *("train.held_out_every", "train.profile"),
         *("train.patience", "train.fsdp_devices", "train.fsdp_min_bytes"),
         *(f"compute.{name}" for name in ComputeConfig.model_fields if name != "dtype"),
     }

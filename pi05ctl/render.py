@@ -2,8 +2,9 @@
 
 A run is named by its job.json, less what cannot change its result: where it is stored and runs (storage, target,
 interpreters), how it is computed (compute, but for its dtype), how many processes share the work (demos.block,
-demos.workers, train.fsdp_devices, eval.environments, eval.workers) and the names that follow from the rest. So two
-spellings of one wish are one run, and submitting twice is harmless.
+demos.workers, train.fsdp_devices, eval.environments, eval.workers), what is only looked at (train.held_out_every,
+train.profile) and the names that follow from the rest. So two spellings of one wish are one run, and submitting twice
+is harmless.
 """
 
 import hashlib
@@ -32,7 +33,7 @@ from pi05ctl.spec import Options, RunSpec, resolve
 _NO_RESULT = {
     "demos": {"block", "workers"},
     "compute": {"recompute", "layers", "attention", "microbatches", "xla_options"},
-    "train": {"fsdp_devices", "save_state_every"},
+    "train": {"fsdp_devices", "save_state_every", "held_out_every", "profile"},
     "eval": {"environments", "workers"},
 }
 """Values that change how a run is done and not what comes out."""

@@ -23,8 +23,8 @@ def parameters(model: ModelConfig, target: Mapping[str, Any]) -> dict[str, jax.A
     def leaf(path: str, leaf: tree.Leaf) -> jax.Array:
         if not leaf.std:
             return jnp.full(leaf.shape, leaf.fill, target[path].dtype)
-        key = jax.random.key(zlib.crc32(path.encode()), impl="rbg")
-        return (jax.random.normal(key, leaf.shape) * leaf.std).astype(target[path].dtype)
+        drawn = jax.random.normal(jax.random.key(zlib.crc32(path.encode())), leaf.shape)
+        return (drawn * leaf.std).astype(target[path].dtype)
 
     return jax.jit(lambda: {path: leaf(path, one) for path, one in tree.leaves(model).items()})()
 

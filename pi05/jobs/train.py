@@ -130,7 +130,7 @@ def _loader(
     recipe = Recipe(
         model=job.model,
         convention=job.convention,
-        stats=data_stats(data, job.convention, job.model.action_horizon),
+        stats=data_stats(data, job.convention, job.model.action_horizon, job.train.held_out),
         tokenizer=_tokenizer(job, context.storage),
         sentence=find(job.task).sentence,
     )
@@ -138,7 +138,8 @@ def _loader(
         Source(one, find(share.task).sentence, seen, share.weight)
         for one, share, seen in zip(data, job.shares, frames, strict=True)
     ]
-    return Loader(sources, recipe, job.train.batch_size, job.train.seed, job.train.state_noise, rows)
+    train = job.train
+    return Loader(sources, recipe, train.batch_size, train.seed, train.state_noise, rows, train.held_out)
 
 
 def _tokenizer(job: TrainJob, storage: Storage) -> Tokenizer:

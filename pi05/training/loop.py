@@ -5,7 +5,6 @@ Knows nothing of how the dataset was made or where the process runs.
 
 import hashlib
 import itertools
-import json
 import logging
 import queue
 import threading
@@ -27,7 +26,11 @@ from pi05.errors import ConfigError, Unreachable
 from pi05.model import tree, weights
 from pi05.storage import PARAMS, Storage
 from pi05.storage.artefact import MANIFEST
-from pi05.training import checkpoint, meter, processes, saving
+from pi05.training import checkpoint, processes, saving
+from pi05.training.held_out import HeldOut
+from pi05.training.meter import Meter
+from pi05.training.profile import Profile
+from pi05.training.reports import Reports
 from pi05.training.step import Batch, TrainState, make_step, new_state, placed_state, state_sharding
 from pi05.training.surroundings import Surroundings
 from pi05.training.watchdog import Result, Watchdog
@@ -60,82 +63,45 @@ class Training:
         """Train from `state` to the last step; save on schedule, at the end and when asked to stop."""
         train, first = self.job.train, int(state.step)
         step_function = make_step(self.mesh, self.job.model, train, self.job.compute)
-        metrics = meter.Meter(self._work(), train.patience, time.monotonic)
+        reports = Reports(self.job, self.loader, self.mesh.devices.flatten().tolist(), around)
+        held_out = HeldOut(self.job, self.loader, self.mesh)
         with (
             _Prefetch(self._batches(first)) as ahead,
             saving.saver(around, train, partial(self._check_datasets, around)) as saver,
             Watchdog(around.hung) as watchdog,
+            Profile(train.profile, around).recording() as profile,
         ):
             for done in range(first + 1, train.steps + 1):
-                batch = self._next(ahead, watchdog, metrics)
+                batch = _next(ahead, watchdog, reports.meter)
                 if done == first + 1:
-                    with metrics.pause("compile_seconds"):
+                    with reports.meter.pause("compile_seconds"):
                         processes.compile_together(step_function, state, batch)
+                profile.before(done)
                 with watchdog.giving():
                     state, values = step_function(state, batch)
-                metrics.add(done, values)
+                reports.meter.add(done, values)
                 watchdog.given(cast(Result, values["loss"]))
+                profile.after(done, values, reports.meter)
                 stops = processes.any_stops(around.stopping, done)
                 last = stops or done == train.steps
                 due = last or checkpoint.is_due(done, train)
-                if due or done % train.log_every == 0 or done == first + 1:
-                    self._report(done, metrics, around)
+                looks = held_out.due(done)
+                if looks or due or done % train.log_every == 0 or done == first + 1:
+                    reports.tell(done, partial(held_out.look, state) if looks else None)
                 saver.check()
                 if due:
-                    with metrics.pause("save_seconds"):
+                    with reports.meter.pause("save_seconds"):
                         made = checkpoint.of(state, self.loader.recipe, self._meta(done))
                         saver.save(made, last or checkpoint.state_is_due(done, train), last)
                 if stops:
                     around.stop()
         return state
 
-    def _work(self) -> meter.Work:
-        """Return what one step is."""
-        return meter.Work(self.job.train.batch_size)
-
-    def _next(self, ahead: Iterator[Batch], watchdog: Watchdog, metrics: meter.Meter) -> Batch:
-        """Return the next batch; the wait for it counts when the devices have nothing else to do."""
-        begin = time.monotonic()
-        batch = next(ahead)
-        if watchdog.idle:
-            metrics.waited(time.monotonic() - begin)
-        return batch
-
     def _batches(self, first_step: int) -> Iterator[Batch]:
         """Return batches on the devices, endlessly."""
         place = sharding.batch_sharding(self.mesh)
         made = self.loader.batches(first_step)
         return (sharding.place_rows(Batch(s.observation, s.actions, s.real), place) for s in made)
-
-    def _report(self, step: int, metrics: meter.Meter, around: Surroundings) -> None:
-        """Say what the latest steps were like, and end a run that cannot succeed."""
-        values, skipped = metrics.read()
-        for one in skipped if processes.leads() else ():
-            self._write_down(one, around)
-        metrics.check(step, values)
-        if processes.leads():
-            print(meter.line(step, values), flush=True)  # noqa: T201 - the line that people grep
-            around.events.emit("progress", step=step, total=self.job.train.steps, unit="steps", metrics=values)
-
-    def _write_down(self, skipped: meter.Skipped, around: Surroundings) -> None:
-        """Leave in storage which rows of which dataset a step was made of that changed nothing."""
-        key = around.paths.skipped(skipped.step)
-        taken = zip(self.job.shares, self.loader.taken(skipped.step - 1), strict=True)  # the first step takes batch 0
-        content = {
-            "step": skipped.step,
-            "loss": str(skipped.loss),
-            "grad_norm": str(skipped.grad_norm),
-            "rows": {share.dataset: rows.tolist() for share, rows in taken},
-        }
-        message = (
-            f"step {skipped.step} changed nothing: loss {skipped.loss}, grad_norm {skipped.grad_norm}; its rows: {key}"
-        )
-        try:
-            around.storage.write(key, json.dumps(content).encode())
-        except Unreachable as error:
-            message += f" (not written: {error})"
-        log.warning("%s", message)
-        around.events.emit("warning", message=message)
 
     def _check_datasets(self, around: Surroundings) -> None:
         """Raise DataError when a dataset is not the one that training began with.
@@ -232,6 +198,15 @@ def random_params(training: Training, paths: Set[str]) -> dict[str, np.ndarray]:
 def manifest_digest(storage: Storage, key: str) -> str:
     """Return 64 hex digits that change with any byte of an artefact."""
     return hashlib.sha256(storage.read(f"{key}/{MANIFEST}")).hexdigest()
+
+
+def _next(ahead: Iterator[Batch], watchdog: Watchdog, meter: Meter) -> Batch:
+    """Return the next batch; the wait for it counts when the devices have nothing else to do."""
+    begin = time.monotonic()
+    batch = next(ahead)
+    if watchdog.idle:
+        meter.waited(time.monotonic() - begin)
+    return batch
 
 
 class _Prefetch:

@@ -68,7 +68,7 @@ def test_more_steps_leave_the_rate_up_to_there_as_it_was_planned(job: TrainJob) 
             1000,
             "model.action_horizon, train.batch_s",
         ),
-        (["train.batch_size=32"], 1000, "train.batch_size cannot change when a training goes on"),
+        (["train.held_out=5"], 1000, "train.held_out cannot change when a training goes on"),
         (["train.seed=0"], 1000, "has these values already"),
         (["train.seed=1"], 0, "no checkpoint to go on from, so train.seed would make another training of it"),
         (["train.seed=1"], 30_000, "has a checkpoint of step 30000 and would end at train.steps=30000; add --set"),

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu_kit import step
+from benchmarks.gpu_kit.sizes import GPU, cut
+from pi05.model import tree
+
 ROOT = Path(__file__).parents[2]
 WRONG = """
 import json, os, signal, time
@@ -68,3 +72,12 @@ def test_a_part_goes_wrong_alone_and_keeps_what_it_had():
     assert rows["dies"] == [{"what": "the rest", "failed": "the process ended with SIGSEGV"}]
     assert rows["fails"] == [{"what": "one", "failed": "ValueError: no such kernel"}, {"what": "other", "ms": 2}]
     assert rows["lacks"] == [{"what": "all", "not here": "no golden numbers"}]
+
+
+def test_layers_are_left_out_until_a_device_holds_the_rest():
+    model = GPU.preset("full").model
+    assert step._deepest(model, 22, 80e9) == model
+    deepest = step._deepest(model, 22, 40e9)
+    assert (deepest.vlm.depth, deepest.expert.depth, deepest.vlm.width) == (8, 8, model.vlm.width)
+    assert 22 * tree.count(deepest) <= 40e9 < 22 * tree.count(cut(model, 9))
+    assert step._deepest(model, 22, 1e9).vlm.depth == 1

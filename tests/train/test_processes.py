@@ -60,7 +60,15 @@ class Process:
 
     @property
     def losses(self) -> dict[int, float]:
-        return {e.step: e.metrics["loss"] for e in self.events if e.kind == "progress" and e.step and e.metrics}
+        return self._metric("loss")
+
+    @property
+    def held_out(self) -> dict[int, float]:
+        return self._metric("loss_held_out")
+
+    def _metric(self, name: str) -> dict[int, float]:
+        told = [(e.step, e.metrics) for e in self.events if e.kind == "progress" and e.step and e.metrics]
+        return {step: metrics[name] for step, metrics in told if name in metrics}
 
     def code(self, seconds: float = WAITING) -> int:
         return self.popen.wait(seconds)
@@ -200,6 +208,16 @@ def test_two_processes_train_what_one_trains_and_their_checkpoints_are_read_by_b
 
     bench.storage.delete(RUN.checkpoint(6))
     np.testing.assert_allclose(last(bench.alone(bench.job(**SHORT)).losses), last(whole[0]), rtol=2e-5)
+
+
+def test_two_processes_see_the_same_held_out_loss_as_one(bench: Bench) -> None:
+    job = bench.job(**SHORT, held_out=2, held_out_every=3)
+    first, second = bench.pair(job)
+    assert (first.code(), second.code()) == (0, 0), first.said + second.said
+    bench.storage.delete(RUN.root)
+    together, alone = first.held_out, bench.alone(job).held_out
+    assert list(together) == [3, 6]
+    np.testing.assert_allclose(list(together.values()), list(alone.values()), rtol=2e-5)
 
 
 def test_two_processes_go_on_from_what_one_has_saved(bench: Bench, whole: tuple[dict[int, float], Bench]) -> None:
