@@ -9,7 +9,7 @@ to start from (checkpoint, base weights, random), train.
 import contextlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -47,12 +47,13 @@ def train(job: TrainJob, context: Context) -> None:
     with Company(context.process, context.processes, context.coordinator, context.abandon).together():
         check_same(job.model_dump_json())
         gpus.check(context.gpus)
-        with compiled.kept(context.storage):
-            _train(job, context)
+        with compiled.kept(context.storage), assembled(job, context) as run, memory.advised(job, run.mesh.size):
+            run.fit(loop.start(run, context), context)
 
 
-def _train(job: TrainJob, context: Context) -> None:
-    """Train from where it stopped to the last step."""
+@contextlib.contextmanager
+def assembled(job: TrainJob, context: Context) -> Iterator[loop.Training]:
+    """Yield a training of the job's datasets on the devices there are, ready to start."""
     mesh = make_mesh(job.train.fsdp_devices, job.train.batch_size)
     data = [_dataset(job, share, context.storage) for share in job.shares]
     with contextlib.ExitStack() as opened:
@@ -68,9 +69,7 @@ def _train(job: TrainJob, context: Context) -> None:
             dict(mesh.shape),
         )
         digests = {share.dataset: loop.manifest_digest(context.storage, share.dataset) for share in job.shares}
-        run = loop.Training(job, loader, mesh, digests)
-        with memory.advised(job, mesh.size):
-            run.fit(loop.start(run, context), context)
+        yield loop.Training(job, loader, mesh, digests)
 
 
 def _trained(job: TrainJob) -> int:

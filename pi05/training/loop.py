@@ -91,7 +91,7 @@ class Training:
                 saver.check()
                 if due:
                     with reports.meter.pause("save_seconds"):
-                        made = checkpoint.of(state, self.loader.recipe, self._meta(done))
+                        made = checkpoint.of(state, self.loader.recipe, self.meta(done))
                         saver.save(made, last or checkpoint.state_is_due(done, train), last)
                 if stops:
                     around.stop()
@@ -119,7 +119,8 @@ class Training:
             else:
                 checkpoint.check_digest(dataset, digest, now, "this training began")
 
-    def _meta(self, step: int) -> checkpoint.CheckpointMeta:
+    def meta(self, step: int) -> checkpoint.CheckpointMeta:
+        """Return what a checkpoint of a step says of itself."""
         own = self.loader.sources[0]
         return checkpoint.CheckpointMeta(
             run=self.job.run,

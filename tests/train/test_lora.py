@@ -178,7 +178,8 @@ def test_a_checkpoint_acts_as_its_weights_with_the_factors_added(whole: tuple[Tr
     policy = Policy.load(folder, rows=2, sampling_steps=3, seed=0)
     found = policy.act(*seen)
     meta = policy.meta.model_copy(update={"model": MODEL})
-    params = tree.nest(merged({path: np.asarray(w) for path, w in whole[0].params.items()}))
+    params = merged({path: np.asarray(w) for path, w in whole[0].params.items()})
+    params = {path: jnp.asarray(w) for path, w in params.items()}
     plain = Policy(params, checkpoint.read_recipe(folder, meta), meta, rows=2, sampling_steps=3, seed=0)
     np.testing.assert_allclose(found, plain.act(*seen), rtol=1e-4, atol=1e-5)
 
