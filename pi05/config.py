@@ -85,7 +85,13 @@ class DemosConfig(Section):
 
 
 class GemmaConfig(Section):
-    """Sizes of one Gemma (the language model or the action expert)."""
+    """Sizes of one Gemma (the language model or the action expert).
+
+    Attributes:
+        lora_rank: Rank of the factors beside each matrix of attention and MLP (LoRA, arXiv 2106.09685; alpha is the
+            rank, so nothing is scaled). Where there are factors they are trained and this Gemma's own weights are
+            frozen. 0: no factors, and the weights are trained.
+    """
 
     width: Positive
     depth: Positive
@@ -93,6 +99,7 @@ class GemmaConfig(Section):
     num_heads: Positive
     num_kv_heads: Positive
     head_dim: Positive
+    lora_rank: Natural = 0
 
 
 class VitConfig(Section):
@@ -451,6 +458,15 @@ class TrainJob(Job):
                     f"model.action_horizon {self.model.action_horizon} is longer than the longest {task.name} "
                     f"demonstration ({task.demo_steps} steps); use 16"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_weights_come_from_somewhere(self) -> Self:
+        if (self.model.vlm.lora_rank or self.model.expert.lora_rank) and not self.train.weights:
+            raise ValueError(
+                "model.vlm.lora_rank and model.expert.lora_rank freeze a Gemma, which random weights make useless; set "
+                "train.weights, as in train.weights=pi05_base, or both ranks to 0"
+            )
         return self
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 
 from benchmarks.gpu_kit.sizes import TOKENS
 from pi05 import sharding
-from pi05.config import ModelConfig, TrainConfig
+from pi05.config import ComputeConfig, ModelConfig, TrainConfig
 from pi05.model import tree
 from pi05.observation import Observation
 from pi05.training import step
@@ -28,11 +29,12 @@ def parameters(model: ModelConfig, target: Mapping[str, Any]) -> dict[str, jax.A
     return jax.jit(lambda: {path: leaf(path, one) for path, one in tree.leaves(model).items()})()
 
 
-def state(mesh: jax.sharding.Mesh, model: ModelConfig, train: TrainConfig) -> step.TrainState:
+def state(mesh: jax.sharding.Mesh, model: ModelConfig, train: TrainConfig, compute: ComputeConfig) -> step.TrainState:
     """Return the state before the first step, as a training makes it, of random weights."""
-    params = parameters(model, step.abstract_state(model, train).params)
-    place = step.state_sharding(mesh, model, train)
-    return jax.jit(lambda params: step.new_state(params, model, train), out_shardings=place, donate_argnums=0)(params)
+    params = parameters(model, step.abstract_state(model, train, compute).params)
+    place = step.state_sharding(mesh, model, train, compute)
+    begin = partial(step.new_state, model=model, train=train, compute=compute)
+    return jax.jit(begin, out_shardings=place, donate_argnums=0)(params)
 
 
 def observation(model: ModelConfig, cameras: tuple[str, ...], rows: int) -> Observation:

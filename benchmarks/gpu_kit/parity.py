@@ -82,7 +82,7 @@ def _training_error(golden: Golden, compute: ComputeConfig) -> float:
     """Return the largest error of a loss in ten optimizer steps."""
     model, train = golden.model(), golden.train()
     state, update = (
-        step.new_state(dict(golden.params), model, train),
+        step.new_state(dict(golden.params), model, train, compute),
         jax.jit(partial(step.update, model=model, train=train, compute=compute)),
     )
     losses = []

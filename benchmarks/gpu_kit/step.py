@@ -68,6 +68,7 @@ class Bench:
     def __init__(self, options: Options, model: ModelConfig, rows: int, steps: int) -> None:
         self.device, self.model, self._rows, self._steps = jax.devices()[0], model, rows, steps
         self._train: TrainConfig = options.train.model_copy(update={"batch_size": rows, "fsdp_devices": 1})
+        self._compute = options.compute  # by its type frozen parameters are kept; other ways to compute keep it
         self._mesh = sharding.make_mesh(1, rows, [self.device])
         self._batch = drawn.batch(self._mesh, model, options.convention.cameras, rows)
         self._state: step.TrainState | None = None
@@ -126,13 +127,13 @@ class Bench:
 
     def _fresh(self) -> step.TrainState:
         """Return the state that the last row left, or another one where that is gone."""
-        return drawn.state(self._mesh, self.model, self._train) if self._state is None else self._state
+        return drawn.state(self._mesh, self.model, self._train, self._compute) if self._state is None else self._state
 
     def _step(self, compute: ComputeConfig) -> Any:
         return step.make_step(self._mesh, self.model, self._train, compute)
 
     def _shapes(self) -> step.TrainState:
-        return step.abstract_state(self.model, self._train)
+        return step.abstract_state(self.model, self._train, self._compute)
 
     def _asked_for(self) -> int:
         """Return the model's FLOPs: attention in products that can be seen, and none done twice."""

@@ -8,7 +8,8 @@ to start from (checkpoint, base weights, random), train.
 
 import contextlib
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from pi05.tasks import find
 from pi05.training import checkpoint, loop, memory
 from pi05.training.company import Company
 from pi05.training.processes import check_same, leads
+from pi05.training.step import trainable_paths
 
 log = logging.getLogger("pi05")
 
@@ -45,29 +47,35 @@ def train(job: TrainJob, context: Context) -> None:
     with Company(context.process, context.processes, context.coordinator, context.abandon).together():
         check_same(job.model_dump_json())
         gpus.check(context.gpus)
-        with compiled.kept(context.storage):
-            _train(job, context)
+        with compiled.kept(context.storage), assembled(job, context) as run, memory.advised(job, run.mesh.size):
+            run.fit(loop.start(run, context), context)
 
 
-def _train(job: TrainJob, context: Context) -> None:
-    """Train from where it stopped to the last step."""
+@contextlib.contextmanager
+def assembled(job: TrainJob, context: Context) -> Iterator[loop.Training]:
+    """Yield a training of the job's datasets on the devices there are, ready to start."""
     mesh = make_mesh(job.train.fsdp_devices, job.train.batch_size)
     data = [_dataset(job, share, context.storage) for share in job.shares]
     with contextlib.ExitStack() as opened:
         frames = [_frames(job, one, context, opened) for one in data]
         loader = _loader(job, context, data, frames, own_rows(batch_sharding(mesh), job.train.batch_size))
         log.info(
-            "%s parameters, %d episodes, %d samples of %s, devices %s",
+            "%s parameters, %s of them trained, %d episodes, %d samples of %s, devices %s",
             f"{tree.count(job.model):,}",
+            f"{_trained(job):,}",
             sum(len(one.meta.seeds) for one in data),
             sum(len(one.states) for one in data),
             ", ".join(one.meta.task for one in data),
             dict(mesh.shape),
         )
         digests = {share.dataset: loop.manifest_digest(context.storage, share.dataset) for share in job.shares}
-        run = loop.Training(job, loader, mesh, digests)
-        with memory.advised(job, mesh.size):
-            run.fit(loop.start(run, context), context)
+        yield loop.Training(job, loader, mesh, digests)
+
+
+def _trained(job: TrainJob) -> int:
+    """Return how many parameters change."""
+    table = tree.leaves(job.model)
+    return sum(math.prod(table[path].shape) for path in trainable_paths(job.model, job.train.freeze))
 
 
 def _dataset(job: TrainJob, share: Share, storage: Storage) -> datasets.Dataset:

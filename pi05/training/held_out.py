@@ -69,7 +69,7 @@ def _make_loss(job: TrainJob, mesh: Mesh) -> Callable[[TrainState, Batch, np.int
     return jax.jit(
         loss,
         in_shardings=(
-            state_sharding(mesh, job.model, job.train),
+            state_sharding(mesh, job.model, job.train, job.compute),
             sharding.batch_sharding(mesh),
             sharding.replicated(mesh),
         ),

@@ -9,17 +9,18 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from functools import partial
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from pi05 import sharding
-from pi05.config import Share, TrainJob
+from pi05.config import ModelConfig, Share, TrainJob
 from pi05.data.batches import Loader, Source
 from pi05.errors import ConfigError, Unreachable
 from pi05.model import tree, weights
@@ -90,7 +91,7 @@ class Training:
                 saver.check()
                 if due:
                     with reports.meter.pause("save_seconds"):
-                        made = checkpoint.of(state, self.loader.recipe, self._meta(done))
+                        made = checkpoint.of(state, self.loader.recipe, self.meta(done))
                         saver.save(made, last or checkpoint.state_is_due(done, train), last)
                 if stops:
                     around.stop()
@@ -118,7 +119,8 @@ class Training:
             else:
                 checkpoint.check_digest(dataset, digest, now, "this training began")
 
-    def _meta(self, step: int) -> checkpoint.CheckpointMeta:
+    def meta(self, step: int) -> checkpoint.CheckpointMeta:
+        """Return what a checkpoint of a step says of itself."""
         own = self.loader.sources[0]
         return checkpoint.CheckpointMeta(
             run=self.job.run,
@@ -155,25 +157,40 @@ def start(training: Training, around: Surroundings) -> TrainState:
         with checkpoint.borrowed(storage, around.paths.run, newest) as folder:
             log.info("resuming from checkpoint %d", newest)
             checkpoint.check_datasets(folder, training.digests)
-            state = checkpoint.restore(folder, mesh, job.model, job.train)
+            state = checkpoint.restore(folder, mesh, job.model, job.train, job.compute)
             processes.wait_for_all()  # they may share a disk, and so the copy that is removed now
             return state
-    place = state_sharding(mesh, job.model, job.train)
+    target = placed_state(mesh, job.model, job.train, job.compute).params
+    params: Mapping[str, jax.Array] = {}
     if job.train.weights:
-        folder = storage.open(f"weights/{job.train.weights}", (PARAMS,))
-        params = weights.read(folder / PARAMS, job.model, placed_state(mesh, job.model, job.train).params)
-    else:
-        params = {
-            path: sharding.place_whole(array, place.params[path]) for path, array in random_params(training).items()
-        }
-    return jax.jit(lambda params: new_state(params, job.model, job.train), out_shardings=place)(params)
+        params = _base_params(storage.open(f"weights/{job.train.weights}", (PARAMS,)) / PARAMS, job.model, target)
+    drawn = {
+        path: sharding.place_whole(array.astype(target[path].dtype), target[path].sharding)
+        for path, array in random_params(training, target.keys() - params.keys()).items()
+    }
+    place = state_sharding(mesh, job.model, job.train, job.compute)
+    begin = partial(new_state, model=job.model, train=job.train, compute=job.compute)
+    return jax.jit(begin, out_shardings=place, donate_argnums=0)({**params, **drawn})
 
 
-def random_params(training: Training) -> dict[str, np.ndarray]:
-    """Return random weights, with number embeddings as configured."""
+def _base_params(folder: Path, model: ModelConfig, target: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Read base weights; factors of LoRA are read only if there are any, and else are drawn like those of a new model.
+
+    Raises:
+        DataError: The weights do not fit the model; factors of another rank do not either.
+    """
+    found = weights.ranks(folder)
+    if found == (0, 0) and found != (wanted := (model.vlm.lora_rank, model.expert.lora_rank)):
+        log.info("the base weights have no factors of LoRA: those of rank %d and %d are drawn", *wanted)
+        model = tree.without_factors(model)
+    return weights.read(folder, model, target)
+
+
+def random_params(training: Training, paths: Set[str]) -> dict[str, np.ndarray]:
+    """Return random weights of some paths, with number embeddings as configured."""
     train = training.job.train
-    params = tree.initial(training.job.model, train.seed)
-    if train.number_embedding == "fourier":
+    params = tree.initial(training.job.model, train.seed, paths)
+    if train.number_embedding == "fourier" and tree.EMBEDDING in paths:
         numbers = training.loader.recipe.tokenizer.number_tokens
         params = tree.embed_numbers(params, numbers, train.number_frequencies)
     return params

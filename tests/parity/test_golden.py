@@ -133,7 +133,7 @@ def test_gradients(golden: Golden, recompute: str) -> None:
 
 def test_ten_training_steps(golden: Golden) -> None:
     model, train = golden.model(), golden.train()
-    state, batch = step.new_state(dict(golden.params), model, train), _batch(golden)
+    state, batch = step.new_state(dict(golden.params), model, train, FLOAT32), _batch(golden)
     update = jax.jit(partial(step.update, model=model, train=train, compute=FLOAT32))
     for i in range(train.steps):
         noise, time = golden.inputs["train_noise"][i : i + 1], golden.inputs["train_time"][i : i + 1]

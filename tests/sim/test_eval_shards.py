@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pi05 import simulator, tasks
-from pi05.config import Convention, EvalConfig, EvalJob
+from pi05.config import FLOAT32, Convention, EvalConfig, EvalJob
 from pi05.data import dataset as datasets
 from pi05.data.batches import data_stats
 from pi05.data.tokenizer import TINY, Tokenizer
@@ -54,7 +54,7 @@ def save_checkpoint(storage: FileStorage, step: int, preset: str = "tiny", conve
         model=sizes.model,
         train=sizes.train,
     )
-    state = new_state(tree.initial(sizes.model, seed=step), sizes.model, sizes.train)
+    state = new_state(tree.initial(sizes.model, seed=step), sizes.model, sizes.train, FLOAT32)
     with storage.stage(TRAINING.checkpoint(step)) as folder:
         checkpoint.write(folder, checkpoint.of(state, recipe, meta))
 
