@@ -9,11 +9,12 @@ import pytest
 
 from pi05 import tasks
 from pi05.config import Convention, DemosConfig
+from pi05.data import pool as pools
 from pi05.data.blocks import Block
 from pi05.data.dataset import Attempt
 from pi05.data.demos import Share, Team, Wanted, assist
 from pi05.data.pool import Pool as RealPool
-from pi05.errors import ConfigError
+from pi05.errors import ConfigError, TemporaryError
 
 PUSHCUBE = tasks.find("pushcube")
 CONFIG = DemosConfig(count=40, first_seed=100, block=10)
@@ -203,6 +204,20 @@ def test_what_a_killed_process_left_may_vanish_while_it_is_removed(
     monkeypatch.setattr(Path, "glob", lambda *_: [renamed])
     with RealPool(fake_python(tmp_path), PUSHCUBE, Convention(cameras=()), tmp_path / "work", 1):
         assert not renamed.exists()
+
+
+def test_a_planner_that_hangs_is_killed_replaced_once_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    python = fake_python(tmp_path)
+    (tmp_path / "fakes.py").write_text("import sys, threading; sys.stdin.readline(); threading.Event().wait()")
+    monkeypatch.setattr(pools, "PATIENCE", 0.2)
+    with (
+        RealPool(python, PUSHCUBE, Convention(cameras=()), tmp_path / "work", 1, replayer=python) as blocks,
+        pytest.raises(TemporaryError, match=r"the planner ended twice \(no answer for 2 s, killed\) at seeds 5 to 14"),
+    ):
+        blocks.block(range(5, 15), do_nothing)
+    assert caplog.messages == ["a planner ended (no answer for 2 s, killed) at seeds 5 to 14"]
 
 
 def test_a_damaged_block_on_the_shelf_is_made_again_and_replaced(tmp_path: Path) -> None:
