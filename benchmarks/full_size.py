@@ -216,7 +216,7 @@ def _commands(folder: Path, url: str) -> Iterator[tuple[str, list[str]]]:
     weights = [sys.executable, "-m", "pi05ctl", "weights"]
     yield "demos", ours(job("demos", url), "demos")
     yield "draw", inside("draw")
-    yield "push", [*weights, "push", WEIGHTS, str(folder / WEIGHTS)]
+    yield "push", [*weights, "push", WEIGHTS, "--from", str(folder / WEIGHTS)]
     shutil.rmtree(folder / WEIGHTS)
     yield "verify", [*weights, "verify", WEIGHTS]
     for name in ("opened", "saved", "resumed", "trained"):

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from pi05.errors import ConfigError, TemporaryError
-from pi05.evaluation import workers
 from pi05.evaluation.course import Station
 from pi05.evaluation.rollout import rollout
 from pi05.evaluation.workers import Pool, Workers
@@ -56,7 +55,7 @@ def test_a_process_that_is_killed_is_named_and_the_job_may_try_again() -> None:
 
 def test_a_process_that_hangs_is_killed_and_the_job_may_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
     with Workers(Stubborn, 2, 2, images=False) as fleet:
-        monkeypatch.setattr(workers, "PATIENCE", 0.2)
+        monkeypatch.setattr("pi05.evaluation.workers.PATIENCE", 0.2)
         with pytest.raises(TemporaryError, match=r"process 0 has not answered for 0 s and was killed; the episodes"):
             fleet.begin([9, 1])
 
