@@ -12,9 +12,9 @@ import json
 import time
 from pathlib import Path
 
-from pi05.chips import CHIPS, find
+from pi05.chips import CHIPS, Machine, find
 from pi05.config import TrainJob
-from pi05.plan.compiled import Compiled, Machine, compile_step
+from pi05.plan.compiled import Compiled, compile_step
 from pi05.plan.program import Cost, read
 from pi05ctl.render import render
 from pi05ctl.settings import Settings
@@ -90,7 +90,7 @@ def figures(compiled: Compiled, cost: Cost) -> dict[str, float]:
         "wire, GB": sum(cost.wire.values()) / 1e9,
         "roofline of kernels, ms": cost.kernel_seconds * 1e3,
         "TFLOP": cost.flops / 1e12,
-        "state and temporary, GB": (compiled.state + compiled.temporary) / 1e9,
+        "state and temporary, GB": compiled.needs.total / 1e9,
     }
 
 
@@ -116,8 +116,8 @@ def words_of(cost: Cost, machine: Machine) -> None:
 def line(compiled: Compiled, cost: Cost) -> dict[str, float]:
     """Return the figures for machines."""
     return {
-        "state_gb": round(compiled.state / 1e9, 2),
-        "temporary_gb": round(compiled.temporary / 1e9, 2),
+        "state_gb": round((compiled.needs.total - compiled.needs.temporary) / 1e9, 2),
+        "temporary_gb": round(compiled.needs.temporary / 1e9, 2),
         "wire_gb": round(sum(cost.wire.values()) / 1e9, 2),
         "kernels_ms": round(cost.kernel_seconds * 1e3, 1),
         "tflop": round(cost.flops / 1e12, 1),

@@ -1,0 +1,52 @@
+"""A run that is about to go to a cluster -> a note, or a refusal: what cannot fit its GPUs is not queued.
+
+Waits for no compiler: it takes the plan that `pi05ctl plan` has kept, or an estimate from sizes. Of an estimate it
+believes what is beyond its error.
+"""
+
+from pi05 import chips
+from pi05.plan.estimate import UNCERTAIN
+from pi05ctl.errors import DoesNotFit
+from pi05ctl.forecast import verdict
+from pi05ctl.planning import Advice, Planner, chip_of, training_of
+from pi05ctl.render import Rendered
+from pi05ctl.settings import Cluster
+from pi05ctl.values import gpus_of
+
+_UNKNOWN = (
+    "whether a training fits its GPUs is not known: pi05.toml does not say what they are "
+    f"([cluster.train] chip: {', '.join(chips.CHIPS)})"
+)
+
+
+def note(run: Rendered, cluster: Cluster, planner: Planner) -> str:
+    """Return what to say before a run is submitted to a cluster; nothing when it trains nothing, or fits.
+
+    Raises:
+        DoesNotFit: Its training needs more memory than its GPUs have.
+        UsageError: It cannot be divided among them.
+    """
+    found = training_of(run)
+    gpus = gpus_of(found[0], cluster.train) if found else 0
+    if not found or not gpus:
+        return ""
+    train, job = found
+    name = chip_of(cluster)
+    if name is None:
+        return _UNKNOWN
+    advice = planner.advise(job, chips.Machine(chips.find(name), gpus, cluster.train.nodes))
+    if advice.plan.fits:
+        return ""
+    if _maybe(advice):
+        return f"{train.run} may not fit: {verdict(advice)}. To know: {_plan_command(train)}"
+    raise DoesNotFit(f"{train.run} cannot fit: {verdict(advice)} (--no-plan submits it all the same)")
+
+
+def _maybe(advice: Advice) -> bool:
+    """Return whether a step may fit in spite of what an estimate says."""
+    plan = advice.plan
+    return plan.how == "estimated" and plan.needs.total <= plan.memory * (1 + UNCERTAIN)
+
+
+def _plan_command(train: Rendered) -> str:
+    return train.spec.command().replace("pi05ctl submit", "pi05ctl plan").replace(" --target cluster", "")

@@ -1,0 +1,125 @@
+"""The command that says what a training needs and costs before GPUs are booked. Written like those of cli.py."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from pi05ctl.errors import DoesNotFit, UsageError
+
+if TYPE_CHECKING:
+    from pi05.chips import Machine
+    from pi05ctl.controller import Controller
+    from pi05ctl.planning import Planner
+    from pi05ctl.render import Rendered
+    from pi05ctl.settings import Settings
+
+app = typer.Typer()
+
+
+@app.command()
+def plan(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="train, or pipeline: its training.")],
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Of the training.")],
+    preset: Annotated[str, typer.Option("--preset", metavar="NAME", help="Of the training.")] = "full",
+    chip: Annotated[
+        str | None, typer.Option("--chip", metavar="NAME", help="a100-80, h100, h200, b200 or l40s; see pi05.toml.")
+    ] = None,
+    gpus: Annotated[int | None, typer.Option("--gpus", metavar="N", help="Of a node.")] = None,
+    nodes: Annotated[int | None, typer.Option("--nodes", metavar="N", help="Nodes.")] = None,
+    price: Annotated[float | None, typer.Option("--price", metavar="P", help="Of a GPU and hour.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Replace a value of the preset. Repeatable."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Compile nothing: estimate from sizes.")] = False,
+    output: Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="Form of the output.")] = "text",
+) -> None:
+    """Show what a training needs and costs on GPUs that need not be there.
+
+    Memory by kind, what binds a step, time and money, read from the program that would run: compiled here, without a
+    GPU, in some minutes. Exit code 4: it does not fit; the setting with which it does is named.
+    """
+    from pi05ctl import forecast
+    from pi05ctl.planning import training
+
+    if kind not in ("train", "pipeline"):
+        raise UsageError(f"only a training has a plan, not {kind}: pi05ctl plan train {task}")
+    settings = _settings()
+    machine = _machine(settings, chip, gpus, nodes)
+    run, job = training(settings, task, preset, set_ or (), machine)
+    advice = _planner(settings, quick).advise(job, machine)
+    if output == "json":
+        sys.stdout.write(json.dumps(forecast.data(advice, price), indent=1) + "\n")
+    else:
+        sys.stdout.write("".join(f"{line}\n" for line in forecast.lines(advice, run, machine, price)))
+    if not advice.plan.fits:
+        raise DoesNotFit(forecast.verdict(advice))
+
+
+def _settings() -> "Settings":
+    """Return the settings that hold here."""
+    from pi05ctl import settings
+
+    return settings.load(Path.cwd(), os.environ, Path(sys.executable))
+
+
+def _machine(settings: "Settings", chip: str | None, gpus: int | None, nodes: int | None) -> "Machine":
+    """Return the GPUs that the words name; what they leave open is the cluster's."""
+    from pi05 import chips
+    from pi05ctl.planning import chip_of
+
+    name = chip or chip_of(settings.cluster)
+    if name is None:
+        known = ", ".join(chips.CHIPS)
+        raise UsageError(f"for which GPU? Use --chip ({known}), or name it in pi05.toml: [cluster.train] chip")
+    train = settings.cluster.train
+    if min(gpus or 1, nodes or 1) < 1:
+        raise UsageError(f"--gpus {gpus} and --nodes {nodes} must be at least 1")
+    return chips.Machine(chips.find(name), gpus or train.gpus or 1, nodes or train.nodes)
+
+
+def admit(controller: "Controller", runs: "Sequence[Rendered]") -> None:
+    """Say what is known of runs before they go to a cluster; raise DoesNotFit for one that cannot fit its GPUs.
+
+    One that exists already has shown whether it fits.
+    """
+    from pi05.storage import RunPaths
+    from pi05ctl.admission import note
+    from pi05ctl.planning import Planner
+
+    planner = Planner(None, cache(os.environ), _say)
+    said = {""}
+    for run in runs:
+        try:
+            text = note(run, controller.settings.cluster, planner)
+        except DoesNotFit:
+            if not controller.storage.exists(RunPaths(run.run).spec):
+                raise
+            continue
+        if text not in said:
+            _say(text)
+            said.add(text)
+
+
+def _planner(settings: "Settings", quick: bool) -> "Planner":
+    from pi05ctl.planning import Planner
+
+    python = None if quick or settings.cuda_python is None else Path(settings.cuda_python)
+    if python is None and not quick:
+        _say("estimated: no environment here compiles for GPUs (scripts/_setup cuda makes one)")
+    return Planner(python, cache(os.environ), _say)
+
+
+def cache(environ: Mapping[str, str]) -> Path:
+    """Return where this machine keeps plans."""
+    return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pi05" / "plans"
+
+
+def _say(text: str) -> None:
+    """Write one line for people."""
+    sys.stderr.write(f"pi05ctl: {text}\n")
