@@ -15,7 +15,7 @@ from functools import partial
 import jax
 import numpy as np
 
-from pi05.config import ComputeConfig, GemmaConfig, ModelConfig, OptimizerConfig, TrainConfig, VitConfig
+from pi05.config import FLOAT32, GemmaConfig, ModelConfig, OptimizerConfig, TrainConfig, VitConfig
 from pi05.model import flow, tree
 from pi05.observation import Observation
 from pi05.training import step
@@ -56,9 +56,9 @@ def prepared(what: Observation) -> Callable[[], float]:
     shape = (TRAIN.batch_size, MODEL.action_horizon, MODEL.action_dim)
     noise, time_ = flow.draw(jax.random.key(0), shape)
     params = {path: jax.numpy.asarray(array) for path, array in tree.initial(MODEL, 0).items()}
-    state = step.new_state(params, MODEL, TRAIN)
+    state = step.new_state(params, MODEL, TRAIN, FLOAT32)
     batch = step.Batch(what, np.zeros(shape, np.float32), np.ones(shape, bool))
-    update = jax.jit(partial(step.update, model=MODEL, train=TRAIN, compute=ComputeConfig()))
+    update = jax.jit(partial(step.update, model=MODEL, train=TRAIN, compute=FLOAT32))
 
     def run() -> float:
         return float(jax.block_until_ready(update(state, batch, noise[None], time_[None]))[1]["loss"])

@@ -172,3 +172,8 @@ def find(name: str) -> Chip:
     if name not in CHIPS:
         raise ConfigError(f"unknown chip {name!r}{nearest(name, CHIPS)}; there are {', '.join(CHIPS)}")
     return CHIPS[name]
+
+
+def peak_of(title: str) -> float | None:
+    """Return the bf16 FLOP/s of a chip by what its driver calls it; None when it is none of these."""
+    return next((chip.peak for chip in CHIPS.values() if chip.title == title), None)

@@ -85,7 +85,13 @@ class DemosConfig(Section):
 
 
 class GemmaConfig(Section):
-    """Sizes of one Gemma (the language model or the action expert)."""
+    """Sizes of one Gemma (the language model or the action expert).
+
+    Attributes:
+        lora_rank: Rank of the factors beside each matrix of attention and MLP (LoRA, arXiv 2106.09685; alpha is the
+            rank, so nothing is scaled). Where there are factors they are trained and this Gemma's own weights are
+            frozen. 0: no factors, and the weights are trained.
+    """
 
     width: Positive
     depth: Positive
@@ -93,6 +99,7 @@ class GemmaConfig(Section):
     num_heads: Positive
     num_kv_heads: Positive
     head_dim: Positive
+    lora_rank: Natural = 0
 
 
 class VitConfig(Section):
@@ -190,19 +197,36 @@ class OptimizerConfig(Section):
 
 
 class AugmentConfig(Section):
-    """Random changes of training images (the recipe of the Pi0.5 release); 0, and a crop of 1, change nothing.
+    """Random changes of training images; the defaults are those of the Pi0.5 release, as its library makes them.
+
+    The release also asks for a change of saturation, which its library computes and throws away, and for none of hue,
+    of which that library has a default of its own.
 
     Attributes:
-        crop: Side of the part that is kept and resized back, as a share of the image; base camera only.
+        crop: Side of the part that is kept and resized back, as a share of the image, in whole pixels; base camera
+            only. 1 keeps all.
         rotation: Largest angle, in degrees; base camera only, because the hand's camera turns with the hand.
-        brightness, contrast, saturation: Largest change of the factor 1.
+        probability: Share of the pictures whose colours change.
+        brightness: Largest blend with white or black.
+        contrast: Largest change of the angle at which a curve rises in the middle: 1 is from flat to a step.
+        hue: Largest turn, in degrees of the circle of colours.
     """
 
     crop: Annotated[float, Field(gt=0, le=1)] = 0.95
     rotation: Annotated[float, Field(ge=0, le=180)] = 5.0
+    probability: Fraction = 0.5
     brightness: Fraction = 0.3
-    contrast: Fraction = 0.4
-    saturation: Fraction = 0.5
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.4
+    hue: Annotated[float, Field(ge=0, le=180)] = 36.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_old(cls, data: Any) -> Any:
+        """Take what a job or checkpoint says that had a saturation, and changed every picture, but no hue."""
+        said = cast("dict[str, Any]", data)
+        if not isinstance(data, dict) or "saturation" not in said:
+            return said
+        return {"probability": 1.0, "hue": 0.0} | {name: value for name, value in said.items() if name != "saturation"}
 
 
 class TrainConfig(Section):
@@ -434,6 +458,15 @@ class TrainJob(Job):
                     f"model.action_horizon {self.model.action_horizon} is longer than the longest {task.name} "
                     f"demonstration ({task.demo_steps} steps); use 16"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_weights_come_from_somewhere(self) -> Self:
+        if (self.model.vlm.lora_rank or self.model.expert.lora_rank) and not self.train.weights:
+            raise ValueError(
+                "model.vlm.lora_rank and model.expert.lora_rank freeze a Gemma, which random weights make useless; set "
+                "train.weights, as in train.weights=pi05_base, or both ranks to 0"
+            )
         return self
 
     @model_validator(mode="after")

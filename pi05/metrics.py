@@ -28,15 +28,16 @@ METRICS = {
     "loss_held_out": Metric("loss of the weights a policy uses, over the episodes kept apart"),
     "learning_rate": Metric("learning rate, of the last step", "{:.2e}"),
     "skipped": Metric("steps of this run that changed nothing, because loss or gradient was not finite", "{:.0f}"),
-    # Speed. Saves, the held-out loss and compilation are no part of a step's seconds; waits for data are.
+    # Speed. Saves, the held-out loss and compilation are no part of a step's seconds; waits for data are. What ends in
+    # _seconds is since the last report.
     "seconds_per_step": Metric("s a step"),
     "samples_per_second": Metric("samples a second", "{:.1f}"),
     "tflop_per_step": Metric("TFLOP a step of the whole batch, by the model's formula", "{:.3g}"),
     "mfu": Metric("model FLOPs used, as a share of the chips' bfloat16 peak", "{:.3f}"),
-    "data_seconds": Metric("s without work because the data were not there, since the last report", "{:.2f}"),
-    "save_seconds": Metric("s in which steps waited for a save, since the last report", "{:.2f}"),
-    "held_out_seconds": Metric("s in which steps waited for the held-out loss, since the last report", "{:.2f}"),
-    "compile_seconds": Metric("s to compile the step, once", "{:.1f}"),
+    "data_seconds": Metric("s without work because data were missing", "{:.2f}"),
+    "save_seconds": Metric("s in which steps waited for saves", "{:.2f}"),
+    "held_out_seconds": Metric("s in which steps waited for the held-out loss", "{:.2f}"),
+    "compile_seconds": Metric("s to compile the step", "{:.1f}"),
     # Devices of the process that speaks.
     "memory_gb": Metric("GB in use on the fullest device", "{:.1f}"),
     "memory_peak_gb": Metric("GB at most in use so far on the fullest device", "{:.1f}"),

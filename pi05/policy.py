@@ -17,7 +17,6 @@ from pi05.config import FLOAT32, ComputeConfig, Convention
 from pi05.data.transforms import Recipe
 from pi05.errors import DataError
 from pi05.model import device, pi05, tree, weights
-from pi05.observation import Observation
 from pi05.training import checkpoint
 from pi05.training.checkpoint import CheckpointMeta
 
@@ -51,7 +50,9 @@ class Policy:
         self._rows, self._key = rows, jax.random.key(seed)
         compute = device.resolve(compute, meta.model, jax.devices()[0])
         self._sample = jax.jit(
-            partial(_sample, config=meta.model, compute=compute, steps=sampling_steps, temperature=temperature)
+            partial(
+                pi05.sample_episodes, config=meta.model, compute=compute, steps=sampling_steps, temperature=temperature
+            )
         )
 
     @classmethod
@@ -147,24 +148,3 @@ class Policy:
         """Return as many rows as a batch has, the last one repeated."""
         missing = self._rows - len(values)
         return np.pad(values, [(0, missing), *[(0, 0)] * (values.ndim - 1)], mode="edge")
-
-
-def _sample(
-    params: tree.Params,
-    observation: Observation,
-    key: jax.Array,
-    episodes: jax.Array,
-    query: jax.Array,
-    *,
-    config: pi05.ModelConfig,
-    compute: ComputeConfig,
-    steps: int,
-    temperature: float,
-) -> jax.Array:
-    """Draw each episode's noise and integrate the flow."""
-
-    def draw(episode: jax.Array) -> jax.Array:
-        episode_key = jax.random.fold_in(jax.random.fold_in(key, episode), query)
-        return temperature * jax.random.normal(episode_key, (config.action_horizon, config.action_dim))
-
-    return pi05.sample(params, config, compute, observation, jax.vmap(draw)(episodes), steps)

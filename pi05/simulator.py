@@ -123,7 +123,7 @@ class Simulator:
         return np.concatenate([self._joints(), self._poses()])
 
     def images(self) -> dict[str, np.ndarray]:
-        """Render and return what each camera sees now, uint8 (image_size, image_size, 3) RGB, in prefix order.
+        """Render and return what each camera sees now, uint8 (image_size, image_size, 3) RGB.
 
         Two cameras take 60 ms, a step 2 ms: so nothing is rendered that nobody looks at. Empty without cameras.
         """

@@ -311,7 +311,7 @@ def plot(
     controller = _controller(target)
     name = controller.find(run)
     content = page.gather(controller.target, name, time.time())
-    picture = loss_png(content.losses, content.by_hand, name)
+    picture = loss_png(content.losses, content.by_hand, name, content.held_out)
     _out(page.publish(controller.target, name, "loss.png", picture) + "\n")
     _say_copy(page.copy(controller.target, name, "loss.png", _copies()))
 

@@ -15,15 +15,16 @@ _WIDTH, _HEIGHT = 640, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 76, 34, 14, 34
 
 
-def curve(points: Points, label: str, beside: Points = ()) -> str:
+def curve(points: Points, label: str, beside: Points = (), held_out: Points = ()) -> str:
     """Return a line over training steps, its y axis logarithmic when the values span a factor of ten.
 
     Args:
         points: (step, value), at least two, in the order of the steps.
         label: What the values are, for the tooltips.
         beside: Points of another run, drawn dashed under it.
+        held_out: Points of the same run over what it never saw.
     """
-    values = [value for _, value in (*points, *beside)]
+    values = [value for _, value in (*points, *beside, *held_out)]
     logarithmic = min(values) > 0 and max(values) / min(values) >= 10
     y_ticks = _decades(min(values), max(values)) if logarithmic else _ticks(min(0, *values), max(values))
     last = max(step for step, _ in (*points[-1:], *beside))
@@ -46,8 +47,10 @@ def curve(points: Points, label: str, beside: Points = ()) -> str:
         *(_x_tick(place(tick, values[0])[0], tick) for tick in x_ticks),
         *([line("by-hand", beside)] if beside else []),
         line("line", points),
+        *([line("held-out", held_out)] if held_out else []),
         *(_hover(*place(*point), f"by hand, step {point[0]:,.0f}: {label} {point[1]:.4g}") for point in beside),
         *(_hover(*place(*point), f"step {point[0]:,.0f}: {label} {point[1]:.4g}") for point in points),
+        *(_hover(*place(*point), f"step {point[0]:,.0f}: kept apart {point[1]:.4g}") for point in held_out),
     ]
     return _svg(_WIDTH, _HEIGHT, f"{label} over training steps", parts)
 

@@ -4,10 +4,11 @@
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from pi05 import tasks
 from pi05.config import EvalJob
@@ -72,10 +73,14 @@ def gather(target: Target, run: str, now: float) -> Report:
     train = next((name for name in names if statuses[name].kind == "train"), None)
     evaluation = next((name for name in names if statuses[name].kind == "eval"), None)
     found = results.read(target.storage, evaluation) if evaluation else None
+    events = _events(target, train) if train else []
     return Report(
         status=statuses[run],
         parts=tuple(statuses[name] for name in names),
-        losses=losses(_events(target, train)) if train else (),
+        losses=values(events, "loss"),
+        held_out=values(events, "loss_held_out"),
+        numbers=numbers(events),
+        gpus=gpus(events),
         by_hand=anchors.LOSS_BY_HAND if rendered.spec.preset == _BY_HAND else (),
         evaluation=found,
         videos=_videos(target, evaluation, found) if evaluation and found else {},
@@ -85,15 +90,26 @@ def gather(target: Target, run: str, now: float) -> Report:
     )
 
 
-def losses(events: Iterable[Event]) -> tuple[tuple[int, float], ...]:
-    """Return the loss by step; a resumed run repeats some steps, of which the last counts."""
-    by_step = {
-        event.step: event.metrics["loss"]
-        for event in events
-        if event.kind == "progress" and event.step is not None and "loss" in (event.metrics or {})
-        if event.metrics is not None
-    }
+def values(events: Iterable[Event], name: str) -> tuple[tuple[int, float], ...]:
+    """Return a metric by step; a resumed run repeats some steps, of which the last counts."""
+    told = ((event.step, event.metrics or {}) for event in events if event.kind == "progress")
+    by_step = {step: metrics[name] for step, metrics in told if step is not None and name in metrics}
     return tuple(sorted(by_step.items()))
+
+
+def numbers(events: Iterable[Event]) -> dict[str, float]:
+    """Return the latest value of every metric; of those that count seconds the sum."""
+    found: dict[str, float] = {}
+    for event in events:
+        for name, value in (event.metrics or {}).items() if event.kind == "progress" else ():
+            found[name] = value + (found.get(name, 0.0) if name.endswith("_seconds") else 0.0)
+    return found
+
+
+def gpus(events: Iterable[Event]) -> tuple[Mapping[str, Any], ...]:
+    """Return what was said last of each GPU."""
+    told = [extra["gpus"] for event in events if (extra := event.model_extra or {}).get("gpus")]
+    return tuple(told[-1]) if told else ()
 
 
 def page(content: Report) -> str:
@@ -105,6 +121,7 @@ def page(content: Report) -> str:
         sections.failures(content.evaluation),
         sections.videos(content),
         sections.training(content),
+        sections.speed(content),
         sections.episodes(content.evaluation.episodes if content.evaluation else ()),
         sections.runs(content.parts),
         sections.again(content),

@@ -9,13 +9,14 @@ from pi05ctl.errors import UsageError
 Points = Sequence[tuple[int, float]]
 
 
-def loss_png(losses: Points, by_hand: Points, title: str) -> bytes:
+def loss_png(losses: Points, by_hand: Points, title: str, held_out: Points = ()) -> bytes:
     """Return the loss over training steps as a picture.
 
     Args:
         losses: (step, loss) of the run.
         by_hand: The same of the run by hand, where they compare.
         title: Name of the run.
+        held_out: (step, loss) over the episodes kept apart.
 
     Raises:
         UsageError: There are fewer than two losses, or matplotlib is not installed.
@@ -34,10 +35,12 @@ def loss_png(losses: Points, by_hand: Points, title: str) -> bytes:
     if by_hand:
         axes.plot(*zip(*by_hand, strict=True), "--", color="#b7791f", label="Pi0.5 on PickCube, run by hand")
     axes.plot(*zip(*losses, strict=True), color="#1f5fd0", label="this run")
+    if held_out:
+        axes.plot(*zip(*held_out, strict=True), color="#18794e", marker=".", label="episodes kept apart")
     axes.set(title=title, xlabel="step", ylabel="loss")
     if min(loss for _, loss in losses) > 0:
         axes.set_yscale("log")
-    if by_hand:
+    if by_hand or held_out:
         axes.legend(frameon=False)
     axes.grid(visible=True, which="both", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -60,14 +60,15 @@ def row(status: RunStatus) -> tuple[str, ...]:
     why = status.why
     if status.state in ("Failed", "Stalled") and status.remedy:
         why = f"{why}; {status.remedy}" if why else status.remedy
-    why = "; ".join(filter(None, (why, *status.changed[-1:])))
+    skipped = int(status.metrics.get("skipped", 0))
+    why = "; ".join(filter(None, (why, f"{skipped} steps skipped" if skipped else "", *status.changed[-1:])))
     return (
         status.run,
         status.task,
         status.kind,
         status.state,
         progress(status),
-        speed(status.seconds_per_step),
+        ", ".join(filter(None, (speed(status.seconds_per_step), _used(status.metrics)))),
         metric(status),
         "" if status.left is None else duration(status.left),
         "" if status.age is None else duration(status.age),
@@ -99,10 +100,16 @@ def metric(status: RunStatus) -> str:
     if text := success(status.metrics):
         return f"success {text}"
     if "loss" in status.metrics and status.kind != "demos":
-        return f"loss {status.metrics['loss']:.4f}"
+        held_out = status.metrics.get("loss_held_out")
+        return f"loss {status.metrics['loss']:.4f}" + ("" if held_out is None else f", held out {held_out:.4f}")
     if "yield" in status.metrics:
         return f"yield {100 * status.metrics['yield']:.0f} %"
     return ""
+
+
+def _used(metrics: dict[str, float]) -> str:
+    """Return which share of the chips' peak a training uses, where that is known."""
+    return f"{100 * metrics['mfu']:.0f} % MFU" if "mfu" in metrics else ""
 
 
 def duration(seconds: float) -> str:

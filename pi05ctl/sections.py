@@ -4,7 +4,9 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from typing import Any
 
+from pi05.metrics import METRICS, written
 from pi05.results import FAILURES
 from pi05ctl import anchors, drawing, report
 from pi05ctl.results import Episode, Evaluation
@@ -27,6 +29,16 @@ _SETTINGS = {
 """What a result says of itself, in words."""
 
 
+_SPEED = (
+    *("seconds_per_step", "samples_per_second", "tflop_per_step", "mfu"),
+    *("data_seconds", "save_seconds", "held_out_seconds", "compile_seconds", "skipped"),
+    *("memory_peak_gb", "gpu_utilisation", "gpu_watts", "gpus_slowed", "gpu_ecc_errors"),
+)
+"""Metrics of a training that say how it was done, not what came of it."""
+_GPU = {"gpu": "GPU", "gb": "GB in use", "use": "Utilisation", "watts": "W", "ecc": "ECC errors", "slowed": "Slowed by"}
+"""What an event says of a GPU, in words."""
+
+
 @dataclass(frozen=True)
 class Report:
     """What the page says.
@@ -41,6 +53,9 @@ class Report:
         written: When the page was written.
         by_hand: (step, loss) to compare the training with; empty when they do not compare.
         videos: mp4 files of episodes by seed, failures first.
+        held_out: (step, loss) over the episodes kept apart.
+        numbers: The latest metrics of the training; of those that count seconds the sum.
+        gpus: What was said last of each GPU.
     """
 
     status: RunStatus
@@ -52,6 +67,9 @@ class Report:
     written: str
     by_hand: tuple[tuple[int, float], ...] = ()
     videos: Mapping[int, bytes] = field(default_factory=dict[int, bytes])
+    held_out: tuple[tuple[int, float], ...] = ()
+    numbers: Mapping[str, float] = field(default_factory=dict[str, float])
+    gpus: tuple[Mapping[str, Any], ...] = ()
 
 
 def success(content: Report) -> str:
@@ -116,14 +134,32 @@ def training(content: Report) -> str:
         return ""
     first, last = content.losses[0], content.losses[-1]
     words = f"From {first[1]:.4g} at step {first[0]:,} to {last[1]:.4g} at step {last[0]:,}."
-    legend = ""
+    beside: list[str] = []
+    if content.held_out:
+        beside.append("<b class=held-out-key>episodes kept apart</b>, by the weights a policy uses")
+        words += f" Over the episodes kept apart {content.held_out[-1][1]:.4g} at step {content.held_out[-1][0]:,}."
     if content.by_hand:
-        legend = (
-            "<p class=quiet><b class=line-key>this run</b>; <b class=by-hand-key>PickCube, run by hand</b>, which "
-            f"ended at {content.by_hand[-1][1]:.4g} and solved 0 of 50 episodes: a low loss proves nothing.</p>"
+        beside.append(
+            "<b class=by-hand-key>PickCube, run by hand</b>, which "
+            f"ended at {content.by_hand[-1][1]:.4g} and solved 0 of 50 episodes: a low loss proves nothing"
         )
-    curve = drawing.curve(content.losses, "loss", content.by_hand)
+    legend = f"<p class=quiet>{'; '.join(['<b class=line-key>this run</b>', *beside])}.</p>" if beside else ""
+    curve = drawing.curve(content.losses, "loss", content.by_hand, content.held_out)
     return _section("Loss", f"{legend}{curve}<p class=quiet>{words}</p>")
+
+
+def speed(content: Report) -> str:
+    """Return how fast the training was, what it waited for, and how its GPUs were."""
+    names = [name for name in _SPEED if name in content.numbers]
+    if not names:
+        return ""
+    rows = "".join(
+        f"<tr><td>{escape(written(name, content.numbers[name]))}<td>{escape(METRICS[name].words)}" for name in names
+    )
+    gpus = "".join("<tr>" + "".join(f"<td>{escape(str(gpu.get(name, '')))}" for name in _GPU) for gpu in content.gpus)
+    head = "".join(f"<th>{words}" for words in _GPU.values())
+    table = f"<div class=scroll><table><tr>{head}{gpus}</table></div>" if gpus else ""
+    return _section("Speed", f"<div class=scroll><table>{rows}</table></div>{table}")
 
 
 def episodes(shown: Sequence[Episode]) -> str:

@@ -1,8 +1,8 @@
 """What to run: a RunSpec (kind, task, preset, overrides) -> Options, every value a job can be told, checked.
 
-A preset is a TOML file beside this module with the sections of `Options`. An override is `section.field=value`, the
-same path in a preset, on the command line and in job.json. This module reads presets and knows no storage, no target
-and no clock.
+A preset is a TOML file beside this module with the sections of `Options`; "none" is no value. An override is
+`section.field=value`, the same path in a preset, on the command line and in job.json. This module reads presets and
+knows no storage, no target and no clock.
 """
 
 import json
@@ -90,7 +90,7 @@ class RunSpec(Section):
 
 def presets() -> list[str]:
     """Return the names of the presets, smallest model first."""
-    order = ["tiny", "micro", "small", "full"]
+    order = ["tiny", "micro", "small", "lora", "full"]
     names = sorted(path.stem for path in _PRESETS.glob("*.toml"))
     return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
@@ -207,7 +207,14 @@ def _read_preset(name: str) -> dict[str, Any]:
     known = presets()
     if name not in known:
         raise unknown("preset", name, known)
-    return tomllib.loads((_PRESETS / f"{name}.toml").read_text())
+    return _with_none(tomllib.loads((_PRESETS / f"{name}.toml").read_text()))
+
+
+def _with_none(value: Any) -> Any:
+    """Return what a preset says with None for "none", as in an assignment: TOML has no word for no value."""
+    if isinstance(value, dict):
+        return {name: _with_none(inner) for name, inner in cast("dict[str, Any]", value).items()}
+    return None if value == "none" else value
 
 
 def assign(data: dict[str, Any], path: str, value: JsonValue) -> None:

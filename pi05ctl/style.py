@@ -38,7 +38,8 @@ video { display: block; width: 100%; aspect-ratio: 448 / 230; background: #111 }
 .grid { stroke: var(--rule) } .tick { fill: var(--quiet); font-size: 12px }
 .line { fill: none; stroke: var(--accent); stroke-width: 2; stroke-linejoin: round }
 .by-hand { fill: none; stroke: var(--goal); stroke-width: 1.5; stroke-dasharray: 5 4; stroke-linejoin: round }
-.line-key { color: var(--accent) } .by-hand-key { color: var(--goal) }
+.held-out { fill: none; stroke: var(--good); stroke-width: 1.5; stroke-linejoin: round }
+.held-out-key { color: var(--good) } .line-key { color: var(--accent) } .by-hand-key { color: var(--goal) }
 .hover { fill: transparent } .hover:hover { fill: var(--accent) }
 .tcp { fill: none; stroke: var(--quiet); stroke-width: 1; opacity: .7 } .tcp-key { color: var(--quiet) }
 .object { fill: none; stroke: var(--accent); stroke-width: 2 } .object-key { color: var(--accent) }

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from pi05.config import Convention
 from pi05.data.dataset import Dataset
 from pi05.data.frames import Frames
+from pi05.data.split import split
 from pi05.data.stats import DataStats, statistics
 from pi05.data.transforms import Chunk, Images, Recipe, relative_actions
 from pi05.errors import DataError
@@ -80,10 +81,11 @@ class Loader:
         seed: Of order and noise.
         state_noise: Standard deviation of noise added to normalised states.
         rows: Which of them this process makes.
+        held_out: Episodes of each source, or their share, that are kept apart.
 
     Raises:
         DataError: The sources differ in the numbers of a state.
-        ConfigError: The prompt of a source is too long.
+        ConfigError: The prompt of a source is too long, or no episode is left to train on.
     """
 
     def __init__(
@@ -94,11 +96,13 @@ class Loader:
         seed: int,
         state_noise: float = 0.0,
         rows: slice = slice(None),
+        held_out: float = 0,
     ) -> None:
         self.sources = tuple(sources)
         self.recipe = replace(recipe, others=tuple(source.sentence for source in self.sources))
         self._batch_size, self._seed, self._state_noise, self._rows = batch_size, seed, state_noise, rows
         self._numbers = join([source.dataset for source in self.sources])
+        self._trained, self._apart = zip(*(split(source.dataset, held_out) for source in self.sources), strict=True)
 
     def batches(self, first_step: int) -> Iterator[Samples]:
         """Yield the samples of `first_step` and of every step after it, endlessly."""
@@ -113,14 +117,33 @@ class Loader:
         The noise disturbs only what the policy sees, never the actions it should learn.
         """
         which, rows = self.order(step)
-        states = self._numbers.states[rows]
         random = np.random.Generator(_stream(self._seed, _NOISE, step))
-        noise = self._state_noise * random.standard_normal(states.shape)
-        seen = (self.recipe.normalise_state(states) + noise)[self._rows]
-        mine, which, states = rows[self._rows], which[self._rows], states[self._rows]
+        noise = self._state_noise * random.standard_normal((len(rows), self._numbers.states.shape[1]))
+        return self._samples(which[self._rows], rows[self._rows], noise[self._rows])
+
+    @property
+    def held_out_batches(self) -> int:
+        """Batches that the samples kept apart make; 0: there are none."""
+        return -(-sum(map(len, self._apart)) // self._batch_size)
+
+    def held_out(self, number: int) -> Samples:
+        """Return one batch of the samples that are kept apart, always the same and without noise.
+
+        All batches are full: together they have every sample, and some of them, spread evenly, once more.
+        """
+        total, size = sum(map(len, self._apart)), self.held_out_batches * self._batch_size
+        every = np.concatenate([apart + offset for apart, offset in zip(self._apart, self._offsets, strict=True)])
+        which = np.repeat(np.arange(len(self.sources)), [len(apart) for apart in self._apart])
+        picked = np.arange(size)[number :: self.held_out_batches][self._rows] * total // size
+        return self._samples(which[picked], every[picked], np.zeros((len(picked), self._numbers.states.shape[1])))
+
+    def _samples(self, which: np.ndarray, rows: np.ndarray, noise: np.ndarray) -> Samples:
+        """Return the samples of rows of all sources; noise is added to what the policy is told."""
+        states = self._numbers.states[rows]
+        seen = self.recipe.normalise_state(states) + noise
         tokens, token_mask = self.recipe.prompt(seen, [self.sources[source].sentence for source in which])
-        images = self.recipe.look(self._read(which, mine))
-        actions, inside = chunks(self._numbers, mine, self.recipe.model.action_horizon)
+        images = self.recipe.look(self._read(which, rows))
+        actions, inside = chunks(self._numbers, rows, self.recipe.model.action_horizon)
         encoded = self.recipe.encode_actions(states, actions)
         real = inside[:, :, None] & (np.arange(encoded.shape[-1]) < actions.shape[-1])
         return Samples(Observation(images, {}, tokens, token_mask), encoded, real)
@@ -132,7 +155,8 @@ class Loader:
         rows = np.empty_like(positions)
         for source, size in enumerate(self._sizes):
             mine = which == source
-            rows[mine] = self._offsets[source] + _sample(size, self._seed, source, draws[mine])
+            picked = self._trained[source][_sample(size, self._seed, source, draws[mine])]
+            rows[mine] = self._offsets[source] + picked
         return which, rows
 
     def taken(self, step: int) -> tuple[Int[np.ndarray, " n"], ...]:
@@ -169,11 +193,13 @@ class Loader:
 
     @cached_property
     def _sizes(self) -> tuple[int, ...]:
-        return tuple(len(source.dataset.states) for source in self.sources)
+        """How many samples of each source are trained on."""
+        return tuple(map(len, self._trained))
 
     @cached_property
     def _offsets(self) -> tuple[int, ...]:
-        return tuple(np.cumsum([0, *self._sizes[:-1]]).tolist())
+        """Where the rows of each source begin among those of all."""
+        return tuple(np.cumsum([0, *(len(source.dataset.states) for source in self.sources[:-1])]).tolist())
 
     @cached_property
     def _counts(self) -> tuple[int, ...]:
@@ -202,16 +228,20 @@ def join(datasets: Sequence[Dataset]) -> Numbers:
     )
 
 
-def data_stats(datasets: Sequence[Dataset], convention: Convention, horizon: int) -> DataStats:
+def data_stats(datasets: Sequence[Dataset], convention: Convention, horizon: int, held_out: float = 0) -> DataStats:
     """Return the statistics of all states and of all action chunks, the repeated last actions included.
 
-    No image is read. Of several datasets every row counts once, whatever the weights they are mixed by.
+    No image is read. Of several datasets every row counts once, whatever the weights they are mixed by; what is kept
+    apart does not count.
     """
     numbers = join(datasets)
-    actions, _ = chunks(numbers, np.arange(len(numbers.states)), horizon)
-    return DataStats(
-        state=statistics(numbers.states), actions=statistics(relative_actions(convention, numbers.states, actions))
+    offsets = np.cumsum([0, *(len(dataset.states) for dataset in datasets[:-1])])
+    rows = np.concatenate(
+        [split(dataset, held_out)[0] + offset for dataset, offset in zip(datasets, offsets, strict=True)]
     )
+    actions, _ = chunks(numbers, rows, horizon)
+    states = numbers.states[rows]
+    return DataStats(state=statistics(states), actions=statistics(relative_actions(convention, states, actions)))
 
 
 def chunks(

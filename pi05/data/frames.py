@@ -244,11 +244,8 @@ def _decode(cache: _Cache, maps: dict[str, np.memmap], group: RowGroup) -> int:
 
 def _frame(cache: _Cache, camera: str, row: int, content: bytes) -> np.ndarray:
     """Return one frame at the cache's size; raise DataError naming what is wrong with it."""
-    wanted = (cache.given, cache.given, 3)
     try:
-        picture = decode(content)
-        if picture.shape != wanted:
-            raise ValueError(f"it has {picture.shape} pixels, {wanted} are required (convention.image_size)")
+        picture = decode(content, cache.given)
     except ValueError as error:
         raise DataError(
             f"{cache.recorded.path}: the image of {camera} in row {row} cannot be used: {error}; {MAKE_AGAIN}"

@@ -1,4 +1,4 @@
-"""PNG bytes to pixels, and pixels to the size a model takes: used alike for training and for acting."""
+"""Encoded images to pixels, and pixels to the size a model takes: used alike for training and for acting."""
 
 import io
 
@@ -6,31 +6,50 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+_FORMS = ("PNG", "JPEG")
+"""What is decoded, in PIL's words."""
+
 Picture = UInt8[np.ndarray, "h w 3"]
 
 
-def decode(content: bytes) -> Picture:
-    """Return the pixels of an encoded image; raise ValueError in words when there is no RGB image in it."""
+def decode(content: bytes, size: int) -> Picture:
+    """Return the pixels of an encoded image, looking at its form, size and colours before anything is unpacked.
+
+    Args:
+        content: PNG or JPEG; nothing else is tried, because other decoders run programs or unpack without bound.
+        size: Height and width that it must have, in pixels.
+
+    Raises:
+        ValueError: There is no RGB image of this size in it, in words.
+    """
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=_FORMS) as image:
             if image.mode != "RGB":
                 raise ValueError(f"its pixels are {image.mode}, RGB is required")
+            if image.size != (size, size):
+                given = f"{image.height} x {image.width}"
+                raise ValueError(f"it has {given} pixels, {size} x {size} are required (convention.image_size)")
             return np.asarray(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"it is far too large: {error}") from error
     except (UnidentifiedImageError, OSError, SyntaxError) as error:  # PIL says broken PNG with a SyntaxError
-        raise ValueError(f"it is no image: {error}") from error
+        raise ValueError(f"it is no {' or '.join(_FORMS)} image: {error}") from error
 
 
 def fit(picture: Picture, size: int) -> Picture:
-    """Return a picture of `size` pixels square: resized with its aspect kept (bilinear, antialiased), padded black."""
+    """Return a picture of `size` pixels square: resized with its aspect kept (bilinear, antialiased), padded black.
+
+    Sides are rounded down, rounding errors and all, as the Pi0.5 release does.
+    """
     height, width, _ = picture.shape
     if height == width == size:
         return picture
-    scale = size / max(height, width)
-    inside = max(round(height * scale), 1), max(round(width * scale), 1)
-    resized = Image.fromarray(picture).resize(inside[::-1], Image.Resampling.BILINEAR)
-    top, left = (size - inside[0]) // 2, (size - inside[1]) // 2
+    ratio = max(height / size, width / size)
+    rows, columns = max(int(height / ratio), 1), max(int(width / ratio), 1)
+    resized = Image.fromarray(picture).resize((columns, rows), Image.Resampling.BILINEAR)
+    top, left = (size - rows) // 2, (size - columns) // 2
     padded = np.zeros((size, size, 3), np.uint8)
-    padded[top : top + inside[0], left : left + inside[1]] = np.asarray(resized)
+    padded[top : top + rows, left : left + columns] = np.asarray(resized)
     return padded
 
 

@@ -89,8 +89,11 @@ class Pool:
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
-        for unfinished in self._folder.glob(".*"):  # of a process that was killed
-            shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink()
+        for unfinished in self._folder.glob(".*"):  # of a process that was killed; what it started may still be at it
+            if unfinished.is_dir():
+                shutil.rmtree(unfinished, ignore_errors=True)
+            else:
+                unfinished.unlink(missing_ok=True)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -19,6 +19,9 @@ from pi05.errors import DataError
 from pi05.storage import crc32c
 from pi05.tasks import DEMO_SEEDS, Task
 
+_LONGEST, _WIDEST = 100_000, 1_000
+"""Steps of an episode, and numbers of a step, beyond which a file is no recording: an hour, and some seventy bodies."""
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -140,14 +143,37 @@ def read_plan(path: Path, seeds: Sequence[int]) -> Plan | None:
 
 def _recording(file: Any, episode: dict[str, Any]) -> Recording:
     """Return an episode of ManiSkill's h5 file (h5py.File)."""
-    group = file[f"traj_{episode['episode_id']}"]
-    actions = np.asarray(group["actions"], np.float32)
-    if actions.ndim != 2 or actions.shape[1] != len(ACTION_NAMES):
+    group = _member(file, f"traj_{episode['episode_id']}")
+    actions = _values(_member(group, "actions")).astype(np.float32)
+    if actions.shape[1] != len(ACTION_NAMES):
         raise ValueError(f"actions of shape {actions.shape}, required are (T, {len(ACTION_NAMES)})")
-    return Recording(int(episode["episode_seed"]), actions, dict(_physics(group.get("env_states", {}))))
+    return Recording(int(episode["episode_seed"]), actions, dict(_physics(group)))
 
 
-def _physics(states: Any) -> Iterator[tuple[str, np.ndarray]]:
-    for kind, actors in states.items():
-        for name, values in actors.items():
-            yield f"{kind}/{name}", np.asarray(values)
+def _physics(group: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the course of every body; nothing of a file that has none, or as one flat array, as old ones do."""
+    import h5py
+
+    states = _member(group, "env_states") if "env_states" in group else None
+    for kind in list(states) if isinstance(states, h5py.Group) else []:
+        actors = _member(states, str(kind))
+        for name in actors:
+            yield f"{kind}/{name}", _values(_member(actors, name))
+
+
+def _member(group: Any, name: str) -> Any:
+    """Return what lies under a name; raise ValueError when the name leads out of the file."""
+    import h5py
+
+    if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
+        raise ValueError(f"{name} lies in another file; recordings are one file and its json")
+    return group[name]
+
+
+def _values(dataset: Any) -> np.ndarray:
+    """Return the rows of a dataset; raise ValueError when they lie in another file or are too many for an episode."""
+    if dataset.external or dataset.is_virtual:
+        raise ValueError(f"{dataset.name} takes its values from another file; recordings are one file and its json")
+    if dataset.ndim != 2 or dataset.shape[0] > _LONGEST or dataset.shape[1] > _WIDEST:
+        raise ValueError(f"{dataset.name} has shape {dataset.shape}, at most ({_LONGEST}, {_WIDEST}) is an episode")
+    return np.asarray(dataset)

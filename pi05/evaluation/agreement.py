@@ -109,7 +109,7 @@ def _check_normalisation(stats: DataStats, data: Dataset, meta: CheckpointMeta, 
     """Raise DataError when a checkpoint's statistics are not those of its dataset."""
     convention = meta.convention
     told = datasets.with_states(data, simulator.state_names(find(data.meta.task), convention))
-    ours = data_stats([told], convention, meta.model.action_horizon)
+    ours = data_stats([told], convention, meta.model.action_horizon, meta.train.held_out)
     for name, found, wanted in _ranges(stats, ours):
         if found.shape != wanted.shape or np.abs(found - wanted).max() > _TOLERANCE * (wanted[1] - wanted[0]).max():
             raise DataError(

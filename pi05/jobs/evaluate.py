@@ -46,8 +46,11 @@ def evaluate(job: EvalJob, context: Context) -> None:
     result = _earlier(context.storage, key, header, seeds)
     if result is None:
         trials = _Trials(context, f"{context.paths.work}/{header.checkpoint or header.policy}", seeds)
-        with compiled.kept(context.storage) if header.checkpoint else nullcontext():
-            _roll_out(job, header.limit, _actor(job, header, context.storage, data), trials, context)
+        if trials.missing():
+            with compiled.kept(context.storage) if header.checkpoint else nullcontext():
+                _roll_out(job, header.limit, _actor(job, header, context.storage, data), trials, context)
+        else:  # an earlier start was stopped while it filmed
+            _film(job, trials, context, None)
         result = header.model_copy(update={"episodes": tuple(trial.episode for trial in trials.ordered())})
         content = result.model_dump_json().encode()
         context.insist(lambda: context.storage.write(key, content))
@@ -110,8 +113,8 @@ def _roll_out(job: EvalJob, limit: int, actor: Actor, trials: _Trials, context: 
         _film(job, trials, context, fleet)
 
 
-def _film(job: EvalJob, trials: _Trials, context: Context, pool: Pool) -> None:
-    """Film some episodes, failures first; a shard films its part of them."""
+def _film(job: EvalJob, trials: _Trials, context: Context, pool: Pool | None) -> None:
+    """Film some episodes, failures first; a shard films its part of them. Without a pool, in one of its own."""
     count = -(-job.eval.videos // context.shards)
     folder = f"{context.paths.results}/videos"
     kept = set(context.storage.children(folder))
@@ -121,14 +124,15 @@ def _film(job: EvalJob, trials: _Trials, context: Context, pool: Pool) -> None:
     if reason := videos.impossible(job.convention):
         log.info("no videos: %s", reason)
         return
-    filmed = pool.map(videos.film, [(job.task, job.convention, trial) for trial in wanted])
-    for trial, video in zip(wanted, filmed, strict=True):
-        context.check_stop()
-        if isinstance(video, str):
-            context.events.emit("warning", message=f"no video of episode {trial.episode.seed}: {video}")
-        else:
-            context.insist(partial(context.storage.write, f"{folder}/{trial.episode.seed}.mp4", video))
-            trials.say()
+    with nullcontext(pool) if pool else Pool(min(job.eval.workers or cores(), len(wanted))) as films:
+        filmed = films.map(videos.film, [(job.task, job.convention, trial) for trial in wanted])
+        for trial, video in zip(wanted, filmed, strict=True):
+            context.check_stop()
+            if isinstance(video, str):
+                context.events.emit("warning", message=f"no video of episode {trial.episode.seed}: {video}")
+            else:
+                context.insist(partial(context.storage.write, f"{folder}/{trial.episode.seed}.mp4", video))
+                trials.say()
 
 
 def _seeds(job: EvalJob, data: datasets.Dataset) -> list[int]:

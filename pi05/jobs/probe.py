@@ -26,6 +26,7 @@ from pi05.config import ProbeJob, explain
 from pi05.errors import ConfigError, JobError
 from pi05.events import Event, EventWriter
 from pi05.jobs import output
+from pi05.nvml import Gpu, summary
 from pi05.storage import connect
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -35,7 +36,10 @@ _SHOWN = ("pi05", "jax", "mani_skill", "kubernetes")
 """Packages whose versions are told, if the image has them."""
 _PATIENCE = 120.0
 """Seconds that one program of the image may take to start; JAX on eight GPUs takes some."""
+_FOREIGN = 0.05
+"""Share of a GPU's memory that may be in use before anybody works on it: its driver takes some."""
 _DEVICES = "import jax; d = jax.devices(); print(len(d), d[0].platform, d[0].device_kind, sep='|')"
+_DRIVER = "from pi05 import cuda; raise SystemExit(cuda.driver())"
 _SIMULATOR = "import mani_skill.envs"
 _PLANNER = "import mplib"
 
@@ -46,7 +50,7 @@ class Found:
 
     Attributes:
         versions: Of packages, by name.
-        devices: What JAX sees, in words.
+        devices: What JAX sees, in words, and how its GPUs are.
         renderer: What would draw images ("lavapipe 25.0.7"), or why there are none; empty where nobody asks for any.
     """
 
@@ -116,10 +120,28 @@ def _devices(wanted: int, found: Found) -> Iterator[str]:
         return
     count, platform, kind = done.stdout.strip().splitlines()[-1].split("|")
     found.devices = f"{count} x {kind if platform != 'cpu' else 'cpu'}"
-    if wanted and int(count) != wanted:
-        yield (
-            f"the pod has {wanted} GPUs and JAX sees {found.devices}: the image has no CUDA, or its driver does not fit"
-        )
+    on_purpose = os.environ.get("JAX_PLATFORMS") == "cpu"
+    if wanted and (int(count) != wanted or platform != "gpu") and not on_purpose:
+        driver = _last_line(_run([sys.executable, "-c", _DRIVER]))
+        yield f"the pod has {wanted} GPUs and JAX sees {found.devices}; {driver}"
+    if wanted:
+        yield from _gpus(found)
+
+
+def _gpus(found: Found) -> Iterator[str]:
+    """Look whether GPUs are well and nobody else uses them; JAX, which was another process, is gone by now."""
+    done = _run([sys.executable, "-m", "pi05.nvml"])
+    if done.returncode:
+        yield f"the GPUs cannot be asked how they are: {_last_line(done)}"
+        return
+    seen = [Gpu(**gpu) for gpu in json.loads(done.stdout)]
+    if seen:
+        found.devices += f" ({summary(seen)})"
+    for gpu in seen:
+        if gpu.trouble:
+            yield f"{gpu.trouble}; have the node looked at (nvidia-smi -q), or drain it"
+        if gpu.used_gb and gpu.total_gb and gpu.used_gb > _FOREIGN * gpu.total_gb:
+            yield f"GPU {gpu.index} has {gpu.used_gb:.1f} of {gpu.total_gb:.1f} GB in use by somebody else"
 
 
 def _renderer() -> str:

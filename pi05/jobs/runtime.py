@@ -1,6 +1,6 @@
 """The frame around every job main: job.json in, events and an exit code out.
 
-    python -m pi05.jobs.<kind> JOB.json [--shard I --shards N] [--attempt POD]
+    python -m pi05.jobs.<kind> JOB.json [--shard I --shards N] [--attempt POD] [--gpus N]
                                         [--process I --processes N --coordinator HOST:PORT]
 
 Order of work: read the job (64 when it is invalid), take the run's lease (75 when another process holds it), say
@@ -64,6 +64,7 @@ class Arguments:
         job: File with the job.
         shard, shards: Which part of the work is this process's, of how many; None is all of it.
         attempt: Name of the pod, which names its log.
+        gpus: How many this process must have; None is content with what there is.
         process, processes, coordinator: Rank and number of the processes that train together, and where they meet.
     """
 
@@ -71,6 +72,7 @@ class Arguments:
     shard: int | None = None
     shards: int | None = None
     attempt: str | None = None
+    gpus: int | None = None
     process: int | None = None
     processes: int | None = None
     coordinator: str | None = None
@@ -86,6 +88,7 @@ class Context:
     Attributes:
         shard, shards: This process makes part `shard` of `shards`; 0 of 1 when it makes all.
         attempt: Name of the pod, or None.
+        gpus: How many this process must have; 0: whatever there is.
         process, processes, coordinator: 0 of 1 and None, unless several processes train together.
     """
 
@@ -93,6 +96,7 @@ class Context:
         self.storage, self.paths = storage, paths
         self.shard, self.shards = arguments.shard or 0, arguments.shards or 1
         self.attempt = arguments.attempt
+        self.gpus = arguments.gpus or 0
         self.process, self.processes = arguments.process or 0, arguments.processes or 1
         self.coordinator = arguments.coordinator
         self.lease = Lease()
@@ -261,7 +265,7 @@ def parse(arguments: list[str]) -> Arguments:
     """Return the command line; raise ConfigError when it is not one."""
     parser = _Parser(prog="python -m pi05.jobs.<kind>", allow_abbrev=False, add_help=False)
     parser.add_argument("job", type=Path, metavar="JOB.json")
-    for name in ("shard", "shards", "process", "processes"):
+    for name in ("shard", "shards", "gpus", "process", "processes"):
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--attempt", metavar="POD")
     parser.add_argument("--coordinator", metavar="HOST:PORT")

@@ -1,14 +1,15 @@
 """Train Pi0.5 on one dataset or more: `python -m pi05.jobs.train job.json`.
 
-Order of work: look whether the last checkpoint is there, meet the other processes where there are any, fetch what
-earlier starts have compiled, check devices and batch, verify the datasets and their conventions, decode their frames
-unless that was done before, compute the statistics, find the state to start from (checkpoint, base weights, random),
-train.
+Order of work: look whether the last checkpoint is there, meet the other processes where there are any, check that the
+GPUs are there that were asked for, fetch what earlier starts have compiled, check devices and batch, verify the
+datasets and their conventions, decode their frames unless that was done before, compute the statistics, find the state
+to start from (checkpoint, base weights, random), train.
 """
 
 import contextlib
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from pi05.data.frames import Frames, open_frames
 from pi05.data.tokenizer import TINY, Tokenizer
 from pi05.data.transforms import Recipe
 from pi05.errors import DataError, TemporaryError
-from pi05.jobs import compiled
+from pi05.jobs import compiled, gpus
 from pi05.jobs.runtime import Context, main
 from pi05.model import tree
 from pi05.sharding import batch_sharding, make_mesh, own_rows
@@ -29,6 +30,7 @@ from pi05.tasks import find
 from pi05.training import checkpoint, loop, memory
 from pi05.training.company import Company
 from pi05.training.processes import check_same, leads
+from pi05.training.step import trainable_paths
 
 log = logging.getLogger("pi05")
 
@@ -44,29 +46,36 @@ def train(job: TrainJob, context: Context) -> None:
         return
     with Company(context.process, context.processes, context.coordinator, context.abandon).together():
         check_same(job.model_dump_json())
-        with compiled.kept(context.storage):
-            _train(job, context)
+        gpus.check(context.gpus)
+        with compiled.kept(context.storage), assembled(job, context) as run, memory.advised(job, run.mesh.size):
+            run.fit(loop.start(run, context), context)
 
 
-def _train(job: TrainJob, context: Context) -> None:
-    """Train from where it stopped to the last step."""
+@contextlib.contextmanager
+def assembled(job: TrainJob, context: Context) -> Iterator[loop.Training]:
+    """Yield a training of the job's datasets on the devices there are, ready to start."""
     mesh = make_mesh(job.train.fsdp_devices, job.train.batch_size)
     data = [_dataset(job, share, context.storage) for share in job.shares]
     with contextlib.ExitStack() as opened:
         frames = [_frames(job, one, context, opened) for one in data]
         loader = _loader(job, context, data, frames, own_rows(batch_sharding(mesh), job.train.batch_size))
         log.info(
-            "%s parameters, %d episodes, %d samples of %s, devices %s",
+            "%s parameters, %s of them trained, %d episodes, %d samples of %s, devices %s",
             f"{tree.count(job.model):,}",
+            f"{_trained(job):,}",
             sum(len(one.meta.seeds) for one in data),
             sum(len(one.states) for one in data),
             ", ".join(one.meta.task for one in data),
             dict(mesh.shape),
         )
         digests = {share.dataset: loop.manifest_digest(context.storage, share.dataset) for share in job.shares}
-        run = loop.Training(job, loader, mesh, digests)
-        with memory.advised(job, mesh.size):
-            run.fit(loop.start(run, context), context)
+        yield loop.Training(job, loader, mesh, digests)
+
+
+def _trained(job: TrainJob) -> int:
+    """Return how many parameters change."""
+    table = tree.leaves(job.model)
+    return sum(math.prod(table[path].shape) for path in trainable_paths(job.model, job.train.freeze))
 
 
 def _dataset(job: TrainJob, share: Share, storage: Storage) -> datasets.Dataset:
@@ -120,7 +129,7 @@ def _loader(
     recipe = Recipe(
         model=job.model,
         convention=job.convention,
-        stats=data_stats(data, job.convention, job.model.action_horizon),
+        stats=data_stats(data, job.convention, job.model.action_horizon, job.train.held_out),
         tokenizer=_tokenizer(job, context.storage),
         sentence=find(job.task).sentence,
     )
@@ -128,7 +137,8 @@ def _loader(
         Source(one, find(share.task).sentence, seen, share.weight)
         for one, share, seen in zip(data, job.shares, frames, strict=True)
     ]
-    return Loader(sources, recipe, job.train.batch_size, job.train.seed, job.train.state_noise, rows)
+    train = job.train
+    return Loader(sources, recipe, train.batch_size, train.seed, train.state_noise, rows, train.held_out)
 
 
 def _tokenizer(job: TrainJob, storage: Storage) -> Tokenizer:

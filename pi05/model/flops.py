@@ -1,4 +1,4 @@
-"""Sizes of a model and of a batch -> model FLOPs of a training step, by a formula; a chip's name -> what it can do.
+"""Sizes of a model and of a batch -> model FLOPs of a training step, by a formula.
 
 Model FLOPs are those of the matrix products that the mathematics asks for: forward once; backward once for the gradient
 of the weights and once for that of what went in, where either is needed. What is computed again, elementwise work and
@@ -16,16 +16,6 @@ from dataclasses import dataclass
 
 from pi05.config import GemmaConfig, ModelConfig, VitConfig
 
-_PEAKS = {
-    "NVIDIA A100": 312e12,  # A100 datasheet
-    "NVIDIA H100": 989e12,  # H100 datasheet, SXM
-    "NVIDIA H100 NVL": 835e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H200": 989e12,  # H200 datasheet
-    "NVIDIA B200": 2250e12,  # HGX B200 datasheet, an eighth of it
-    "NVIDIA L40S": 362e12,  # L40S datasheet
-}
-"""bfloat16 FLOP/s of matrix units, dense, by the beginning of what a driver calls a chip."""
 _TABLE = "PaliGemma/llm/embedder/"
 _LORA = ("lora_a", "lora_b")
 
@@ -43,12 +33,6 @@ class Forward:
     weights: int
     attention: int = 0
     first: int = 0
-
-
-def peak(device_kind: str) -> float | None:
-    """Return the bfloat16 FLOP/s of a chip as JAX names it; None when it is not known."""
-    names = [name for name in _PEAKS if device_kind.startswith(name)]
-    return _PEAKS[max(names, key=len)] if names else None
 
 
 def of_step(model: ModelConfig, cameras: int, prompt: int, samples: int, draws: int, trained: Collection[str]) -> int:

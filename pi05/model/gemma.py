@@ -10,7 +10,10 @@ So the prefix can run first and alone; the suffix then needs only its keys and v
 these two passes, several suffixes can share one prefix, and the last layer's prefix output, which nobody reads, is
 never computed. (Gemma: arXiv 2403.08295; the mixture: arXiv 2410.24164; adaptive norms: arXiv 2504.16054.)
 
-Shapes: b batch, s prefix tokens, h suffix tokens, w width, n heads, k kv heads, d head dim, l layers.
+A matrix w may have factors of LoRA (arXiv 2106.09685) beside it: then x w becomes x w + (x a) b. The sum w + a b is
+never made, because w may be of a coarser type and its gradient is not wanted.
+
+Shapes: b batch, s prefix tokens, h suffix tokens, w width, n heads, k kv heads, d head dim, l layers, r rank.
 """
 
 import math
@@ -21,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pi05.config import ComputeConfig
-from pi05.model import stack
+from pi05.model import stack, tree
 from pi05.model.attention import attend
 from pi05.model.stack import inside, kept
 from pi05.model.tree import Params
@@ -47,9 +50,9 @@ class KeyValues(NamedTuple):
 
 
 def embed(params: Params, tokens: Int[Array, "b s"], dtype: jnp.dtype) -> Float[Array, "b s w"]:
-    """Look up token embeddings, scaled by sqrt(width)."""
+    """Look up token embeddings, scaled by sqrt(width) in float32, whatever a frozen table is stored in."""
     table = params["embedder"]["input_embedding"]
-    return (table[tokens] * math.sqrt(table.shape[-1])).astype(dtype)
+    return (table[tokens].astype(jnp.float32) * math.sqrt(table.shape[-1])).astype(dtype)
 
 
 def encode_prefix(
@@ -64,17 +67,23 @@ def encode_prefix(
         compute: How.
     """
     positions = jnp.arange(x.shape[1])[None]
+    layers = tree.flatten(params["layers"])
+    in_place = [path for path in layers if _has_factors(params["layers"]) and not tree.is_factor(path)]
 
-    def layer_step(x: Array, layer: Params) -> tuple[Array, tuple[Array, Array]]:
+    def layer_step(x: Array, scanned: tuple[Array, dict[str, Array]]) -> tuple[Array, tuple[Array, Array]]:
+        i, layer = scanned
+        frozen = {path: jax.lax.dynamic_index_in_dim(layers[path], i, keepdims=False) for path in in_place}
+        layer = tree.nest({**layer, **frozen})
         q, k, v = _project(layer, "", _rms_norm(layer["pre_attention_norm"], x), positions)
         x = x + _merge(layer["attn"]["attn_vec_einsum"], attend(q, k, v, lengths, compute.attention))
         x = x + _mlp(layer["mlp"], _rms_norm(layer["pre_ffw_norm"], x))
         return on_batch(x), (on_batch(k), on_batch(v))
 
-    layers = params["layers"]
-    before_last = jax.tree.map(lambda w: w[:-1], layers)
-    x, (keys, values) = stack.run(layer_step, on_batch(x), before_last, compute, compute.recompute)
-    last = jax.tree.map(lambda w: w[-1], layers)
+    # Frozen weights have no gradient to collect, so a layer may read its own where they lie: no copy without the last.
+    before_last = {path: w[:-1] for path, w in layers.items() if path not in in_place}
+    stacked = jnp.arange(len(layers["mlp/linear"]) - 1), before_last
+    x, (keys, values) = stack.run(layer_step, on_batch(x), stacked, compute, compute.recompute)
+    last = jax.tree.map(lambda w: w[-1], params["layers"])
     _, k, v = _project(last, "", _rms_norm(last["pre_attention_norm"], x), positions)
     return KeyValues(jnp.concatenate([keys, k[None]]), jnp.concatenate([values, v[None]]), lengths)
 
@@ -115,26 +124,56 @@ def _project(layer: Params, suffix: str, x: Array, positions: Array) -> tuple[Ar
     """Return rotated queries (b t n d), rotated keys and values (b t k d)."""
     attention = layer["attn"]
     if f"qkv_einsum{suffix}" in attention:
-        q, k, v = jnp.einsum("bsw,cnwd->cbsnd", x, attention[f"qkv_einsum{suffix}"]["w"].astype(x.dtype))
+        q, k, v = _to_heads("bsw,cnwd->cbsnd", x, attention[f"qkv_einsum{suffix}"])
     else:
-        q = jnp.einsum("btw,nwd->btnd", x, attention[f"q_einsum{suffix}"]["w"].astype(x.dtype))
-        k, v = jnp.einsum("bsw,ckwd->cbskd", x, attention[f"kv_einsum{suffix}"]["w"].astype(x.dtype))
+        q = _to_heads("btw,nwd->btnd", x, attention[f"q_einsum{suffix}"])
+        k, v = _to_heads("bsw,ckwd->cbskd", x, attention[f"kv_einsum{suffix}"])
     return kept(_rotate(q, positions)), kept(_rotate(k, positions)), kept(v)
+
+
+def _has_factors(layers: Params) -> bool:
+    """Return whether the language model has factors of LoRA; its own weights are then frozen."""
+    return "lora_a" in layers["attn"]["attn_vec_einsum"]
+
+
+def _to_heads(equation: str, x: Array, part: Params) -> Array:
+    """Multiply x by w; with factors of LoRA also by a, which has r in place of d, and b, which has r in place of w."""
+    y = jnp.einsum(equation, x, part["w"].astype(x.dtype))
+    if "lora_a" not in part:
+        return y
+    weight, out = equation.split(",")[1].split("->")
+    low, narrow = jnp.einsum(equation.replace("d", "r"), x, part["lora_a"].astype(x.dtype)), out.replace("d", "r")
+    return y + jnp.einsum(f"{narrow},{weight.replace('w', 'r')}->{out}", low, part["lora_b"].astype(x.dtype))
 
 
 def _merge(out: Params, mixed: Array) -> Array:
     """Bring the heads' mixtures (b t n d) to the width."""
     b, t, n, d = mixed.shape
     w = out["w"].astype(mixed.dtype)
-    return (mixed.reshape(b * t, n * d) @ w.reshape(n * d, -1)).reshape(b, t, -1)
+    tokens = mixed.reshape(b * t, n * d)
+    y = tokens @ w.reshape(n * d, -1)
+    if "lora_a" in out:  # the heads share what a makes of them, so in the published code their b add up
+        y += _low_rank(tokens, out["lora_a"].reshape(n * d, -1), out["lora_b"].sum(axis=0))
+    return y.reshape(b, t, -1)
 
 
 def _mlp(layer: Params, x: Array) -> Array:
     """Work on tokens without their batch axis: its gradients are then plain matrix products."""
-    gate, up = layer["gating_einsum"].astype(x.dtype)
     tokens = x.reshape(-1, x.shape[-1])
-    hidden = _gated(kept(tokens @ gate), kept(tokens @ up))
-    return (hidden @ layer["linear"].astype(x.dtype)).reshape(x.shape)
+    gate, up = (tokens @ w for w in layer["gating_einsum"].astype(x.dtype))
+    if "gating_einsum_lora_a" in layer:
+        beside = _low_rank(tokens, layer["gating_einsum_lora_a"], layer["gating_einsum_lora_b"])
+        gate, up = gate + beside[0], up + beside[1]
+    hidden = _gated(kept(gate), kept(up))
+    y = hidden @ layer["linear"].astype(x.dtype)
+    if "linear_lora_a" in layer:
+        y += _low_rank(hidden, layer["linear_lora_a"], layer["linear_lora_b"])
+    return y.reshape(x.shape)
+
+
+def _low_rank(x: Array, a: Array, b: Array) -> Array:
+    """Multiply tokens (t i) by LoRA's factors a (.. i r) and b (.. r o), of which there may be several: (.. t o)."""
+    return (x @ a.astype(x.dtype)) @ b.astype(x.dtype)
 
 
 @inside

@@ -9,7 +9,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Key, UInt32
 
 from pi05.config import ComputeConfig, ModelConfig
 from pi05.model import flow, gemma, siglip
@@ -89,6 +89,27 @@ def sample(
     """Return action chunks by `steps` Euler steps from `noise`; the prefix runs once."""
     prefix = encode(params, config, compute, observation)
     return flow.integrate(partial(velocity, params, config, compute, prefix), noise, steps)
+
+
+def sample_episodes(
+    params: Params,
+    observation: Observation,
+    key: Key[Array, ""],
+    episodes: UInt32[Array, " b"],
+    query: UInt32[Array, ""],
+    *,
+    config: ModelConfig,
+    compute: ComputeConfig,
+    steps: int,
+    temperature: float,
+) -> Actions:
+    """Draw each episode's noise, from the key, its own number and that of the query alone, and sample from there."""
+
+    def draw(episode: Array) -> Array:
+        episode_key = jax.random.fold_in(jax.random.fold_in(key, episode), query)
+        return temperature * jax.random.normal(episode_key, (config.action_horizon, config.action_dim))
+
+    return sample(params, config, compute, observation, jax.vmap(draw)(episodes), steps)
 
 
 def _existing_first(tokens: Float[Array, "b s w"], mask: Bool[Array, "b s"]) -> Float[Array, "b s w"]:

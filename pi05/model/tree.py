@@ -6,7 +6,7 @@ that weights interchange without renaming. Drawing, sharding, counting and check
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,6 +18,8 @@ from pi05.observation import AnyArray
 
 Params = dict[str, Any]
 """A nested dictionary of arrays, of depth as the paths say."""
+EMBEDDING = "PaliGemma/llm/embedder/input_embedding"
+_FACTOR_STD = 0.01
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ def leaves(config: ModelConfig) -> dict[str, Leaf]:
     }
 
 
-def initial(config: ModelConfig, seed: int) -> dict[str, np.ndarray]:
-    """Draw all parameters, by path, on the host.
+def initial(config: ModelConfig, seed: int, paths: Container[str] | None = None) -> dict[str, np.ndarray]:
+    """Draw all parameters, or those of some paths, on the host.
 
     Each leaf depends on the seed and its own path alone, so sizes elsewhere and the devices do not change it.
     """
@@ -54,7 +56,28 @@ def initial(config: ModelConfig, seed: int) -> dict[str, np.ndarray]:
         random = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, zlib.crc32(path.encode())])))
         return random.standard_normal(leaf.shape, np.float32) * np.float32(leaf.std)
 
-    return {path: draw(path, leaf) for path, leaf in leaves(config).items()}
+    return {path: draw(path, leaf) for path, leaf in leaves(config).items() if paths is None or path in paths}
+
+
+def is_factor(path: str) -> bool:
+    """Return whether a parameter is a factor of LoRA."""
+    return path.endswith(("lora_a", "lora_b"))
+
+
+def beside_factors(config: ModelConfig) -> set[str]:
+    """Return the paths of the Gemmas' own weights that are frozen, because factors are trained in their place.
+
+    As the published code has it: all of a Gemma that has factors, norms and embeddings too; no other part.
+    """
+    ranks = {"": config.vlm.lora_rank, "_1": config.expert.lora_rank}
+    gemmas = (path for path in leaves(config) if path.startswith("PaliGemma/llm/") and not is_factor(path))
+    return {path for path in gemmas if ranks["_1" if "_1/" in path else ""]}
+
+
+def without_factors(config: ModelConfig) -> ModelConfig:
+    """Return the same model without factors of LoRA."""
+    vlm, expert = (gemma.model_copy(update={"lora_rank": 0}) for gemma in (config.vlm, config.expert))
+    return config.model_copy(update={"vlm": vlm, "expert": expert})
 
 
 def embed_numbers(params: dict[str, np.ndarray], tokens: np.ndarray, max_frequency: float) -> dict[str, np.ndarray]:
@@ -69,14 +92,13 @@ def embed_numbers(params: dict[str, np.ndarray], tokens: np.ndarray, max_frequen
         tokens: Ids of the numbers' tokens in ascending order.
         max_frequency: In half-turns over [-1, 1].
     """
-    path = "PaliGemma/llm/embedder/input_embedding"
-    table = params[path].copy()
+    table = params[EMBEDDING].copy()
     width = table.shape[1]
     x = np.linspace(-1, 1, len(tokens))[:, None]
     frequency = np.linspace(max_frequency / (width // 2), max_frequency, width // 2)
     features = np.concatenate([np.sin(np.pi * frequency * x), np.cos(np.pi * frequency * x)], axis=1)
     table[tokens] = features * np.sqrt(2 / width)
-    return {**params, path: table}
+    return {**params, EMBEDDING: table}
 
 
 def count(config: ModelConfig) -> int:
@@ -162,18 +184,38 @@ def _gemmas(vlm: GemmaConfig, expert: GemmaConfig, vocab_size: int) -> dict[str,
 def _gemma_block(gemma: GemmaConfig, suffix: str) -> dict[str, Leaf]:
     heads, kv, dim, width = gemma.num_heads, gemma.num_kv_heads, gemma.head_dim, gemma.width
     if kv == heads:  # then the published code keeps all three in one array
-        projections = {f"attn/qkv_einsum{suffix}/w": Leaf((3, heads, width, dim), width**-0.5)}
+        attention = {f"qkv_einsum{suffix}": Leaf((3, heads, width, dim), width**-0.5)}
     else:
-        projections = {
-            f"attn/q_einsum{suffix}/w": Leaf((heads, width, dim), width**-0.5),
-            f"attn/kv_einsum{suffix}/w": Leaf((2, kv, width, dim), width**-0.5),
+        attention = {
+            f"q_einsum{suffix}": Leaf((heads, width, dim), width**-0.5),
+            f"kv_einsum{suffix}": Leaf((2, kv, width, dim), width**-0.5),
         }
-    return {
-        **projections,
-        f"attn/attn_vec_einsum{suffix}/w": Leaf((heads, dim, width), (heads * dim) ** -0.5),
-        f"mlp{suffix}/gating_einsum": Leaf((2, width, gemma.mlp_dim), width**-0.5),
-        f"mlp{suffix}/linear": Leaf((gemma.mlp_dim, width), gemma.mlp_dim**-0.5),
+    attention |= {f"attn_vec_einsum{suffix}": Leaf((heads, dim, width), (heads * dim) ** -0.5)}
+    mlp = {
+        "gating_einsum": Leaf((2, width, gemma.mlp_dim), width**-0.5),
+        "linear": Leaf((gemma.mlp_dim, width), gemma.mlp_dim**-0.5),
     }
+    matrices = {f"attn/{name}/w": leaf for name, leaf in attention.items()}
+    matrices |= {f"mlp{suffix}/{name}": leaf for name, leaf in mlp.items()}
+    return matrices | (_factors(matrices, gemma.lora_rank) if gemma.lora_rank else {})
+
+
+def _factors(matrices: dict[str, Leaf], rank: int) -> dict[str, Leaf]:
+    """Return LoRA's factors of each matrix (its last two axes), named as published.
+
+    Both are drawn with deviation 0.01: where one of them is zero in other implementations, here a model begins a little
+    beside its base weights, as the published code does.
+    """
+
+    def of(path: str, leaf: Leaf) -> dict[str, Leaf]:
+        *stack, rows, columns = leaf.shape
+        beside = path.removesuffix("w") if path.endswith("/w") else f"{path}_"
+        return {
+            f"{beside}lora_a": Leaf((*stack, rows, rank), _FACTOR_STD),
+            f"{beside}lora_b": Leaf((*stack, rank, columns), _FACTOR_STD),
+        }
+
+    return {name: factor for path, leaf in matrices.items() for name, factor in of(path, leaf).items()}
 
 
 def _adaptive_norm(width: int) -> dict[str, Leaf]:

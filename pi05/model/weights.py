@@ -28,7 +28,7 @@ _EXACT = re.compile(
     r"|input_embedding"  # multiplied by sqrt(width) before it is rounded
     r"|^action_|^time_"  # projections of actions and time
 )
-"""Paths of parameters that the model computes with in float32, whatever the compute type."""
+"""Paths of parameters that the model does not round to the compute type."""
 
 
 def write(folder: Path, params: tree.Params) -> None:
@@ -52,25 +52,34 @@ def read(folder: Path, config: ModelConfig, target: Mapping[str, Any] | None = N
     if problems:
         shown = "; ".join(problems[:_SHOWN]) + (f"; and {len(problems) - _SHOWN} more" if problems[_SHOWN:] else "")
         raise DataError(
-            f"the weights in {folder} do not fit the model ({len(problems)} leaves): {shown}. "
-            "Use the preset they were made with, or other weights"
+            f"the weights in {folder} do not fit the model ({len(problems)} leaves): {shown}. {_remedy(found, config)}"
         )
     keys = {path: key for path, (key, _) in found.items()}
     loaded = _load(folder, keys, target or for_acting(config, "float32"))
     return {path: loaded[path] for path in tree.leaves(config)}
 
 
+def ranks(folder: Path) -> tuple[int, int]:
+    """Return the ranks of the factors of LoRA that a checkpoint has, of the language model and the expert; 0: none."""
+    return _ranks(_leaves(folder))
+
+
 def for_acting(config: ModelConfig, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
     """Return where and as what a policy that computes in `dtype` needs each parameter: on the default device.
 
     What the model rounds to the compute type before it uses it may as well be kept rounded: the numbers are the same to
-    the bit, in half of the memory. The others stay float32 (_EXACT).
+    the bit, in half of the memory. The others stay float32.
     """
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return {
-        path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32 if _EXACT.search(path) else dtype, sharding=place)
+        path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32 if is_exact(path) else dtype, sharding=place)
         for path, leaf in tree.leaves(config).items()
     }
+
+
+def is_exact(path: str) -> bool:
+    """Return whether the model computes with a parameter in float32, whatever the compute type."""
+    return bool(_EXACT.search(path))
 
 
 def check(found: dict[str, jax.ShapeDtypeStruct], config: ModelConfig) -> list[str]:
@@ -107,6 +116,28 @@ def _leaves(folder: Path) -> dict[str, tuple[tuple[str, ...], jax.ShapeDtypeStru
         name = "/".join(keys[:-1] if keys[-1] == "value" else keys)
         found[name] = (keys, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
     return found
+
+
+def _ranks(found: Mapping[str, tuple[Any, jax.ShapeDtypeStruct]]) -> tuple[int, int]:
+    """Return the ranks by one leaf that every form of the model has."""
+
+    def rank(suffix: str) -> int:
+        path = f"PaliGemma/llm/layers/attn/attn_vec_einsum{suffix}/lora_a"
+        return found[path][1].shape[-1] if path in found else 0
+
+    return rank(""), rank("_1")
+
+
+def _remedy(found: Mapping[str, tuple[Any, jax.ShapeDtypeStruct]], config: ModelConfig) -> str:
+    """Return what to do about weights that do not fit."""
+    (vlm, expert), wanted = _ranks(found), (config.vlm.lora_rank, config.expert.lora_rank)
+    if (vlm, expert) == wanted:
+        return "Use the preset they were made with, or other weights"
+    return (
+        f"They have factors of LoRA of rank {vlm} (language model) and {expert} (expert), 0 meaning none; the model "
+        f"wants {wanted[0]} and {wanted[1]}: use model.vlm.lora_rank={vlm} and model.expert.lora_rank={expert}, or "
+        "other weights"
+    )
 
 
 def _load(folder: Path, keys: dict[str, tuple[str, ...]], target: Mapping[str, Any]) -> dict[str, jax.Array]:

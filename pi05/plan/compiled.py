@@ -66,7 +66,7 @@ def compile_step(job: TrainJob, machine: Machine, tokens: int, cameras: Sequence
         NoCompiler: The CUDA plugin is not installed.
     """
     mesh = sharding.make_mesh(job.train.fsdp_devices, job.train.batch_size, _devices(machine))
-    state = _state(job, mesh)
+    state = step.placed_state(mesh, job.model, job.train, job.compute)
     batch = _batch(job, mesh, tokens, job.convention.cameras if cameras is None else cameras)
     with _as_on(machine.chip):
         lowered = step.make_step(mesh, job.model, job.train, job.compute).lower(state, batch)
@@ -162,15 +162,6 @@ def _devices(machine: Machine) -> list[Any]:
     except NotImplementedError as error:
         raise NoCompiler("JAX's CUDA plugin is not installed; scripts/_setup cuda makes .venv-cuda") from error
     return list(described.devices)
-
-
-def _state(job: TrainJob, mesh: jax.sharding.Mesh) -> step.TrainState:
-    """Return the shapes of a TrainState and where its arrays live."""
-    return jax.tree.map(
-        lambda array, place: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place),
-        step.abstract_state(job.model, job.train),
-        step.state_sharding(mesh, job.model, job.train),
-    )
 
 
 def _batch(job: TrainJob, mesh: jax.sharding.Mesh, tokens: int, cameras: Sequence[str]) -> step.Batch:

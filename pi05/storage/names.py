@@ -19,6 +19,7 @@ class RunPaths:
     runs/<run>/{run.json,job.json,status.json,log.txt,lease,work/,checkpoints/<step>/,results/<shard>.json,report/}
     runs/<run>/shards/<shard>/{status.json,lease,work/}    of one shard, when several pods share the work
     runs/<run>/logs/<attempt>.txt                    what a pod printed; what is long goes on in <attempt>.0001.txt
+    runs/<run>/profile/<first>-<last>/               what some training steps did, recorded by JAX's profiler
     runs/<run>/skipped/<step>.json                   of what rows a training step was made that was not finite
 
     Attributes:
@@ -87,6 +88,10 @@ class RunPaths:
     def checkpoint(self, step: int) -> str:
         """Checkpoint artefact of a step."""
         return f"{self.checkpoints}/{step}"
+
+    def profile(self, first: int, last: int) -> str:
+        """What JAX's profiler recorded of some training steps."""
+        return f"{self.root}/profile/{first}-{last}"
 
     def skipped(self, step: int) -> str:
         """What a training step was made of that changed nothing, because its loss or gradient was not finite."""

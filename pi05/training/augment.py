@@ -1,13 +1,15 @@
 """Random changes of training images, on the devices and inside the jitted step.
 
-What happens to an image follows from the seed, the step, the sample's place in the global batch and the camera's name,
-so a resumed run sees what an uninterrupted one would have seen, on any number of devices and processes.
+What happens to an image follows from the seed, the step, the sample's place in the global batch and where its camera
+is, so a resumed run sees what an uninterrupted one would have seen, on any number of devices and processes.
 
     base camera    crop, resized back, and rotation in one resampling (bilinear; black outside the image), then colour
     hand camera    colour only: it turns with the hand, and what it shows says where the hand is
+
+These are the changes that the Pi0.5 release makes; tests/train/test_augment.py holds them to pictures that its library
+(augmax 0.4.1) made, given the same amounts. The amounts are drawn by other random numbers.
 """
 
-import zlib
 from collections.abc import Mapping
 
 import jax
@@ -20,8 +22,6 @@ _STANDS_STILL = frozenset({"base_camera"})
 """Cameras whose picture may be shifted and turned."""
 _STREAM = 2**32 - 1
 """Sets these random numbers apart from those of noise and time, which are drawn from (seed, step)."""
-_GRAY = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in the brightness of a pixel (ITU-R BT.601)."""
 
 Picture = Float[Array, "h w 3"]
 
@@ -42,32 +42,41 @@ def augment(
 
 
 def _camera(name: str, pictures: Array, config: AugmentConfig, key: Key[Array, ""]) -> Array:
-    """Change the pictures of one camera, each with random numbers of its own."""
-    moves = name in _STANDS_STILL and (config.crop < 1 or config.rotation > 0)
-    if not (moves or config.brightness or config.contrast or config.saturation):
+    """Change the pictures of one camera; all cameras on hands have the same amounts, as in the release."""
+    stands = name in _STANDS_STILL
+    moves = stands and (config.crop < 1 or config.rotation > 0)
+    colours = config.probability > 0 and max(config.brightness, config.contrast, config.hue) > 0
+    if not (moves or colours):
         return pictures
-    key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+    key = jax.random.fold_in(key, int(stands))
 
     def change(picture: Array, sample: Array) -> Array:
         geometry, colour = jax.random.split(jax.random.fold_in(key, sample))
         picture = picture.astype(jnp.float32) / 255
-        picture = _move(picture, config, geometry) if moves else picture
-        return _colour(picture, config, colour) * 2 - 1
+        picture = _move(picture, *_draw_move(config, len(picture), geometry)) if moves else picture
+        return (_draw_colour(picture, config, colour) if colours else picture) * 2 - 1
 
     return jax.vmap(change)(pictures, jnp.arange(len(pictures)))
 
 
-def _move(picture: Picture, config: AugmentConfig, key: Key[Array, ""]) -> Picture:
-    """Crop, resize back and rotate, in one resampling."""
+def _draw_move(config: AugmentConfig, size: int, key: Key[Array, ""]) -> tuple[float, Float[Array, "2"], Array]:
+    """Return the side that is kept and how far its middle is off, as shares of the image, and an angle in rad."""
     place, turn = jax.random.split(key)
+    side = int(config.crop * size) / size
+    angle = jnp.deg2rad(config.rotation) * jax.random.uniform(turn, minval=-1.0)
+    return side, (1 - side) / 2 * jax.random.uniform(place, (2,), minval=-1.0), angle
+
+
+def _move(picture: Picture, side: float, off: Float[Array, "2"], angle: Float[Array, ""]) -> Picture:
+    """Crop, resize back and rotate, in one resampling."""
     height, width, _ = picture.shape
-    corner = jax.random.uniform(place, (2,)) * (1 - config.crop)
-    angle = jnp.deg2rad(jax.random.uniform(turn, (), minval=-config.rotation, maxval=config.rotation))
     y, x = jnp.meshgrid(jnp.arange(height) - (height - 1) / 2, jnp.arange(width) - (width - 1) / 2, indexing="ij")
-    turned_y = jnp.cos(angle) * y - jnp.sin(angle) * x + height / 2
-    turned_x = jnp.sin(angle) * y + jnp.cos(angle) * x + width / 2
+    turned_y = jnp.cos(angle) * y + jnp.sin(angle) * x
+    turned_x = jnp.cos(angle) * x - jnp.sin(angle) * y
     return _sample(
-        picture, turned_y * config.crop + corner[0] * height - 0.5, turned_x * config.crop + corner[1] * width - 0.5
+        picture,
+        turned_y * side + off[0] * height + (height - 1) / 2,
+        turned_x * side + off[1] * width + (width - 1) / 2,
     )
 
 
@@ -86,13 +95,51 @@ def _sample(picture: Picture, y: Float[Array, "h w"], x: Float[Array, "h w"]) ->
     return corner(top, left) + corner(top, left + 1) + corner(top + 1, left) + corner(top + 1, left + 1)
 
 
-def _colour(picture: Picture, config: AugmentConfig, key: Key[Array, ""]) -> Picture:
-    """Scale brightness, contrast about the mean and saturation about the gray, in [0, 1]."""
-    largest = jnp.array([config.brightness, config.contrast, config.saturation])
-    brightness, contrast, saturation = 1 + largest * jax.random.uniform(key, (3,), minval=-1.0, maxval=1.0)
-    weights = jnp.array(_GRAY)
-    picture = jnp.clip(picture * brightness, 0, 1)
-    mean = (picture @ weights).mean()
-    picture = jnp.clip(mean + (picture - mean) * contrast, 0, 1)
-    gray = (picture @ weights)[..., None]
-    return jnp.clip(gray + (picture - gray) * saturation, 0, 1)
+def _draw_colour(picture: Picture, config: AugmentConfig, key: Key[Array, ""]) -> Picture:
+    """Change the colours of a picture, or leave it alone."""
+    whether, how = jax.random.split(key)
+    largest = jnp.array([config.brightness, config.contrast, config.hue / 360])
+    changed = _colour(picture, *(largest * jax.random.uniform(how, (3,), minval=-1.0)))
+    return jnp.where(jax.random.uniform(whether) < config.probability, changed, picture)
+
+
+def _colour(picture: Picture, brightness: Array, contrast: Array, hue: Array) -> Picture:
+    """Change brightness and contrast of HSV's value, and turn the hue; the saturation stays.
+
+    Args:
+        picture: In [0, 1].
+        brightness: Share of white that is mixed in, in [-1, 1]; a negative one is of black.
+        contrast: In (-1, 1); 0 changes nothing.
+        hue: In turns.
+    """
+    old, saturation, value = _to_hsv(picture)
+    value = jnp.where(brightness > 0, value + brightness * (1 - value), value * (1 + brightness))
+    return _from_hsv(old + hue, saturation, _curve(value, jnp.tan((1 + contrast) * jnp.pi / 4)))
+
+
+def _curve(value: Array, slope: Array) -> Array:
+    """Return values on a curve of three lines: `slope` through the middle, 1 / slope from (0, 0) and to (1, 1)."""
+    middle = (value - 0.5) * slope + 0.5
+    low, high = value / slope, 1 - (1 - value) / slope
+    return jnp.where(slope > 1, jnp.clip(middle, low, high), jnp.clip(middle, high, low))
+
+
+def _to_hsv(picture: Picture) -> tuple[Float[Array, "h w"], Float[Array, "h w"], Float[Array, "h w"]]:
+    """Return hue in turns, saturation and value (Smith 1978); of grays the hue is 0."""
+    red, green, blue = jnp.moveaxis(picture, -1, 0)
+    value = picture.max(axis=-1)
+    chroma = value - picture.min(axis=-1)
+    by = jnp.where(chroma > 0, chroma, 1)
+    sixths = jnp.where(
+        value == red,
+        (green - blue) / by,
+        jnp.where(value == green, 2 + (blue - red) / by, 4 + (red - green) / by),
+    )
+    return sixths / 6, chroma / jnp.where(value > 0, value, 1), value
+
+
+def _from_hsv(hue: Float[Array, "h w"], saturation: Float[Array, "h w"], value: Float[Array, "h w"]) -> Picture:
+    """Undo `_to_hsv`; any hue, whole turns are the same."""
+    sixths = (jnp.array([5.0, 3.0, 1.0]) + 6 * hue[..., None]) % 6  # from the colour opposite to red, green, blue
+    least = jnp.clip(jnp.minimum(sixths, 4 - sixths), 0, 1)
+    return value[..., None] * (1 - saturation[..., None] * least)

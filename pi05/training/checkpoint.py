@@ -173,11 +173,11 @@ def state_is_due(step: int, train: TrainConfig) -> bool:
     return step % (train.save_state_every or train.save_every) == 0
 
 
-def restore(folder: Path, mesh: Mesh, model: ModelConfig, train: TrainConfig) -> TrainState:
+def restore(folder: Path, mesh: Mesh, model: ModelConfig, train: TrainConfig, compute: ComputeConfig) -> TrainState:
     """Read a verified checkpoint onto the mesh, on as many devices as it has."""
     for words in check_settings(folder, model, train):
         log.info("checkpoint %s goes on otherwise than it was made: %s", folder.name, words)
-    state = training.placed_state(mesh, model, train)
+    state = training.placed_state(mesh, model, train, compute)
     params = weights.read(folder / PARAMS, model, state.params)
     target = _beside_params(state)
     with arrays.checkpointer() as orbax:

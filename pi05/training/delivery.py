@@ -302,15 +302,16 @@ class _Together:
             shelf.tidy()
 
     def _follow(self, step: int, fill: Fill, whole: bool) -> None:
-        """Bring this process's part, if it is wanted, and tell the first one of it, or why there is none."""
+        """Bring this process's part, if it is wanted, and tell the first one; or tell it, which ends all, why not."""
         del whole
         if processes.hear(_wanted(step), 0) != "yes":
             return
         try:
             files = self._bring(step, fill)
         except Exception as error:
+            log.exception("the part of this process of checkpoint %d could not be written", step)
             processes.tell(_part(step), json.dumps({"error": str(error)}))
-            raise
+            return
         processes.tell(_part(step), json.dumps({"files": {name: astuple(entry) for name, entry in files.items()}}))
 
     def _bring(self, step: int, fill: Fill) -> dict[str, Entry]:

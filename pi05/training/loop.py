@@ -5,28 +5,32 @@ Knows nothing of how the dataset was made or where the process runs.
 
 import hashlib
 import itertools
-import json
 import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from functools import partial
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from pi05 import sharding
-from pi05.config import Share, TrainJob
+from pi05.config import ModelConfig, Share, TrainJob
 from pi05.data.batches import Loader, Source
 from pi05.errors import ConfigError, Unreachable
 from pi05.model import tree, weights
 from pi05.storage import PARAMS, Storage
 from pi05.storage.artefact import MANIFEST
-from pi05.training import checkpoint, meter, processes, saving
+from pi05.training import checkpoint, processes, saving
+from pi05.training.held_out import HeldOut
+from pi05.training.meter import Meter
+from pi05.training.profile import Profile
+from pi05.training.reports import Reports
 from pi05.training.step import Batch, TrainState, make_step, new_state, placed_state, state_sharding
 from pi05.training.surroundings import Surroundings
 from pi05.training.watchdog import Result, Watchdog
@@ -59,82 +63,45 @@ class Training:
         """Train from `state` to the last step; save on schedule, at the end and when asked to stop."""
         train, first = self.job.train, int(state.step)
         step_function = make_step(self.mesh, self.job.model, train, self.job.compute)
-        metrics = meter.Meter(self._work(), train.patience, time.monotonic)
+        reports = Reports(self.job, self.loader, self.mesh.devices.flatten().tolist(), around)
+        held_out = HeldOut(self.job, self.loader, self.mesh)
         with (
             _Prefetch(self._batches(first)) as ahead,
             saving.saver(around, train, partial(self._check_datasets, around)) as saver,
             Watchdog(around.hung) as watchdog,
+            Profile(train.profile, around).recording() as profile,
         ):
             for done in range(first + 1, train.steps + 1):
-                batch = self._next(ahead, watchdog, metrics)
+                batch = _next(ahead, watchdog, reports.meter)
                 if done == first + 1:
-                    with metrics.pause("compile_seconds"):
+                    with reports.meter.pause("compile_seconds"):
                         processes.compile_together(step_function, state, batch)
+                profile.before(done)
                 with watchdog.giving():
                     state, values = step_function(state, batch)
-                metrics.add(done, values)
+                reports.meter.add(done, values)
                 watchdog.given(cast(Result, values["loss"]))
+                profile.after(done, values, reports.meter)
                 stops = processes.any_stops(around.stopping, done)
                 last = stops or done == train.steps
                 due = last or checkpoint.is_due(done, train)
-                if due or done % train.log_every == 0 or done == first + 1:
-                    self._report(done, metrics, around)
+                looks = held_out.due(done)
+                if looks or due or done % train.log_every == 0 or done == first + 1:
+                    reports.tell(done, partial(held_out.look, state) if looks else None)
                 saver.check()
                 if due:
-                    with metrics.pause("save_seconds"):
-                        made = checkpoint.of(state, self.loader.recipe, self._meta(done))
+                    with reports.meter.pause("save_seconds"):
+                        made = checkpoint.of(state, self.loader.recipe, self.meta(done))
                         saver.save(made, last or checkpoint.state_is_due(done, train), last)
                 if stops:
                     around.stop()
         return state
-
-    def _work(self) -> meter.Work:
-        """Return what one step is."""
-        return meter.Work(self.job.train.batch_size)
-
-    def _next(self, ahead: Iterator[Batch], watchdog: Watchdog, metrics: meter.Meter) -> Batch:
-        """Return the next batch; the wait for it counts when the devices have nothing else to do."""
-        begin = time.monotonic()
-        batch = next(ahead)
-        if watchdog.idle:
-            metrics.waited(time.monotonic() - begin)
-        return batch
 
     def _batches(self, first_step: int) -> Iterator[Batch]:
         """Return batches on the devices, endlessly."""
         place = sharding.batch_sharding(self.mesh)
         made = self.loader.batches(first_step)
         return (sharding.place_rows(Batch(s.observation, s.actions, s.real), place) for s in made)
-
-    def _report(self, step: int, metrics: meter.Meter, around: Surroundings) -> None:
-        """Say what the latest steps were like, and end a run that cannot succeed."""
-        values, skipped = metrics.read()
-        for one in skipped if processes.leads() else ():
-            self._write_down(one, around)
-        metrics.check(step, values)
-        if processes.leads():
-            print(meter.line(step, values), flush=True)  # noqa: T201 - the line that people grep
-            around.events.emit("progress", step=step, total=self.job.train.steps, unit="steps", metrics=values)
-
-    def _write_down(self, skipped: meter.Skipped, around: Surroundings) -> None:
-        """Leave in storage which rows of which dataset a step was made of that changed nothing."""
-        key = around.paths.skipped(skipped.step)
-        taken = zip(self.job.shares, self.loader.taken(skipped.step - 1), strict=True)  # the first step takes batch 0
-        content = {
-            "step": skipped.step,
-            "loss": str(skipped.loss),
-            "grad_norm": str(skipped.grad_norm),
-            "rows": {share.dataset: rows.tolist() for share, rows in taken},
-        }
-        message = (
-            f"step {skipped.step} changed nothing: loss {skipped.loss}, grad_norm {skipped.grad_norm}; its rows: {key}"
-        )
-        try:
-            around.storage.write(key, json.dumps(content).encode())
-        except Unreachable as error:
-            message += f" (not written: {error})"
-        log.warning("%s", message)
-        around.events.emit("warning", message=message)
 
     def _check_datasets(self, around: Surroundings) -> None:
         """Raise DataError when a dataset is not the one that training began with.
@@ -152,7 +119,8 @@ class Training:
             else:
                 checkpoint.check_digest(dataset, digest, now, "this training began")
 
-    def _meta(self, step: int) -> checkpoint.CheckpointMeta:
+    def meta(self, step: int) -> checkpoint.CheckpointMeta:
+        """Return what a checkpoint of a step says of itself."""
         own = self.loader.sources[0]
         return checkpoint.CheckpointMeta(
             run=self.job.run,
@@ -189,25 +157,40 @@ def start(training: Training, around: Surroundings) -> TrainState:
         with checkpoint.borrowed(storage, around.paths.run, newest) as folder:
             log.info("resuming from checkpoint %d", newest)
             checkpoint.check_datasets(folder, training.digests)
-            state = checkpoint.restore(folder, mesh, job.model, job.train)
+            state = checkpoint.restore(folder, mesh, job.model, job.train, job.compute)
             processes.wait_for_all()  # they may share a disk, and so the copy that is removed now
             return state
-    place = state_sharding(mesh, job.model, job.train)
+    target = placed_state(mesh, job.model, job.train, job.compute).params
+    params: Mapping[str, jax.Array] = {}
     if job.train.weights:
-        folder = storage.open(f"weights/{job.train.weights}", (PARAMS,))
-        params = weights.read(folder / PARAMS, job.model, placed_state(mesh, job.model, job.train).params)
-    else:
-        params = {
-            path: sharding.place_whole(array, place.params[path]) for path, array in random_params(training).items()
-        }
-    return jax.jit(lambda params: new_state(params, job.model, job.train), out_shardings=place)(params)
+        params = _base_params(storage.open(f"weights/{job.train.weights}", (PARAMS,)) / PARAMS, job.model, target)
+    drawn = {
+        path: sharding.place_whole(array.astype(target[path].dtype), target[path].sharding)
+        for path, array in random_params(training, target.keys() - params.keys()).items()
+    }
+    place = state_sharding(mesh, job.model, job.train, job.compute)
+    begin = partial(new_state, model=job.model, train=job.train, compute=job.compute)
+    return jax.jit(begin, out_shardings=place, donate_argnums=0)({**params, **drawn})
 
 
-def random_params(training: Training) -> dict[str, np.ndarray]:
-    """Return random weights, with number embeddings as configured."""
+def _base_params(folder: Path, model: ModelConfig, target: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Read base weights; factors of LoRA are read only if there are any, and else are drawn like those of a new model.
+
+    Raises:
+        DataError: The weights do not fit the model; factors of another rank do not either.
+    """
+    found = weights.ranks(folder)
+    if found == (0, 0) and found != (wanted := (model.vlm.lora_rank, model.expert.lora_rank)):
+        log.info("the base weights have no factors of LoRA: those of rank %d and %d are drawn", *wanted)
+        model = tree.without_factors(model)
+    return weights.read(folder, model, target)
+
+
+def random_params(training: Training, paths: Set[str]) -> dict[str, np.ndarray]:
+    """Return random weights of some paths, with number embeddings as configured."""
     train = training.job.train
-    params = tree.initial(training.job.model, train.seed)
-    if train.number_embedding == "fourier":
+    params = tree.initial(training.job.model, train.seed, paths)
+    if train.number_embedding == "fourier" and tree.EMBEDDING in paths:
         numbers = training.loader.recipe.tokenizer.number_tokens
         params = tree.embed_numbers(params, numbers, train.number_frequencies)
     return params
@@ -216,6 +199,15 @@ def random_params(training: Training) -> dict[str, np.ndarray]:
 def manifest_digest(storage: Storage, key: str) -> str:
     """Return 64 hex digits that change with any byte of an artefact."""
     return hashlib.sha256(storage.read(f"{key}/{MANIFEST}")).hexdigest()
+
+
+def _next(ahead: Iterator[Batch], watchdog: Watchdog, meter: Meter) -> Batch:
+    """Return the next batch; the wait for it counts when the devices have nothing else to do."""
+    begin = time.monotonic()
+    batch = next(ahead)
+    if watchdog.idle:
+        meter.waited(time.monotonic() - begin)
+    return batch
 
 
 class _Prefetch:

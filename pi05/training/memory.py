@@ -1,10 +1,12 @@
-"""An error of XLA that means "not enough memory" -> words with a way out, and an exit code that is not tried again.
+"""The memory of devices: how much is in use, and what to do when it does not suffice.
 
-Compiling, allocating and stepping all say it alike; the same job would meet it again on the same devices.
+XLA says "not enough memory" alike when it compiles, allocates and steps; the same job would meet it again on the same
+devices, so it becomes words with a way out and an exit code that is not tried again.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 
@@ -14,6 +16,15 @@ from pi05.errors import ConfigError
 _EXHAUSTED = "RESOURCE_EXHAUSTED"
 _MORE = {"nothing": "cheap", "cheap": "layers"}
 """What is computed again when more should be, by what is computed again now."""
+
+
+def in_use(devices: Sequence[Any]) -> dict[str, float]:
+    """Return what is in use and was at most in use on the fullest device, in GB; nothing where devices do not tell."""
+    stats = [found for device in devices if (found := device.memory_stats())]
+    if not stats:
+        return {}
+    now, peak = (max(found.get(name, 0) for found in stats) for name in ("bytes_in_use", "peak_bytes_in_use"))
+    return {"memory_gb": now / 1e9, "memory_peak_gb": peak / 1e9}
 
 
 @contextlib.contextmanager

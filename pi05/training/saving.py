@@ -9,9 +9,10 @@ the host holds pieces only: see pi05.model.arrays.
 """
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from pathlib import Path
 
 from pi05.config import TrainConfig
 from pi05.errors import TERMINATED, JobError
@@ -75,11 +76,10 @@ class Saver:
         self._whole = whole or self._owed
         self._owed = False
         what = what if self._whole else what.for_policies()
-        if self._fits(what):
-            self._writing = self._thread.submit(self._write, what.copied(), last)
-        else:
-            self._writing = self._thread.submit(self._write, what, last)
-            self.wait()
+        fits, read = self._fits(what), threading.Event()
+        self._writing = self._thread.submit(self._write, what.copied() if fits else what, last, read)
+        if not fits:
+            read.wait()
 
     def check(self) -> None:
         """Raise what has gone wrong with a checkpoint meanwhile; call it now and then."""
@@ -90,7 +90,8 @@ class Saver:
         """Return when no checkpoint is being written; raise what went wrong."""
         if self._writing is not None:
             writing, self._writing = self._writing, None
-            self._owed = self._owed or (self._whole and not writing.result())
+            there = writing.result()
+            self._owed = self._owed or (self._whole and not there)
 
     def _turn(self, last: bool) -> bool:
         """Return whether the next one may begin, after waiting for the one before.
@@ -111,7 +112,15 @@ class Saver:
                 warn(self._events, "the devices have no room for a copy of the state: training waits for checkpoints")
         return self._room[self._whole]
 
-    def _write(self, what: Checkpoint, last: bool) -> bool:
-        """Write and deliver a checkpoint; return whether it will be there."""
-        self._check()
-        return self._place.put(what.meta.step, partial(checkpoint.write, what=what), what.state is not None, last)
+    def _write(self, what: Checkpoint, last: bool, read: threading.Event) -> bool:
+        """Write and deliver a checkpoint; say when its arrays have been read, and return whether it will be there."""
+
+        def fill(folder: Path) -> None:
+            checkpoint.write(folder, what)
+            read.set()
+
+        try:
+            self._check()
+            return self._place.put(what.meta.step, fill, what.state is not None, last)
+        finally:
+            read.set()

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from pi05 import sharding
 from pi05.config import ComputeConfig, ModelConfig, TrainConfig
 from pi05.errors import ConfigError
-from pi05.model import device, flow, pi05, tree
+from pi05.model import device, flow, pi05, tree, weights
 from pi05.observation import AnyArray, Observation
 from pi05.training.augment import augment
 from pi05.training.optimizer import optimizer, schedule, updates
@@ -52,7 +52,7 @@ class TrainState:
 
     Attributes:
         step: Optimizer steps done.
-        params: All parameters, by path.
+        params: All parameters, by path; float32, but frozen ones in the type they are computed in.
         opt_state: Optimizer moments of the trainable parameters.
         ema: Averaged trainable parameters, or None.
     """
@@ -64,26 +64,41 @@ class TrainState:
 
 
 def trainable_paths(config: ModelConfig, freeze: tuple[str, ...]) -> list[str]:
-    """Return the paths that no pattern of `freeze` matches; raise ConfigError for a pattern that matches none."""
+    """Return the paths that no pattern of `freeze` matches and that have no factors of LoRA trained in their place.
+
+    Raises:
+        ConfigError: A pattern matches no parameter, or nothing is left.
+    """
     paths = list(tree.leaves(config))
     for pattern in freeze:
         if not any(re.fullmatch(pattern, path) for path in paths):
             raise ConfigError(f"train.freeze {pattern!r} matches no parameter; paths look like {paths[0]!r}")
-    kept = [path for path in paths if not any(re.fullmatch(pattern, path) for pattern in freeze)]
+    beside = tree.beside_factors(config)
+    kept = [path for path in paths if path not in beside and not any(re.fullmatch(pattern, path) for pattern in freeze)]
     if not kept:
         raise ConfigError(f"train.freeze {list(freeze)} leaves no parameter to train")
     return kept
 
 
-def new_state(params: Flat, model: ModelConfig, train: TrainConfig) -> TrainState:
+def new_state(params: Flat, model: ModelConfig, train: TrainConfig, compute: ComputeConfig) -> TrainState:
     """Return the state before the first step."""
     trainable = {path: params[path] for path in trainable_paths(model, train.freeze)}
+    frozen = {path: w.astype(_frozen_as(path, compute)) for path, w in params.items() if path not in trainable}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=params,
+        params={path: frozen.get(path, w) for path, w in params.items()},
         opt_state=optimizer(train.optimizer, train.steps).init(trainable),
         ema=None if train.ema_decay is None else trainable,
     )
+
+
+def _frozen_as(path: str, compute: ComputeConfig) -> str:
+    """Return the type in which a frozen parameter is kept: that which the model rounds it to before it uses it.
+
+    So nothing changes but the memory. The table of embeddings, which is rounded after it is scaled, is rounded before,
+    as in the published code.
+    """
+    return "float32" if weights.is_exact(path) and path != tree.EMBEDDING else compute.dtype
 
 
 def policy_params(state: TrainState) -> tree.Params:
@@ -166,25 +181,25 @@ def update(
     return TrainState(state.step + 1, params, opt_state, ema), metrics
 
 
-def state_sharding(mesh: Mesh, model: ModelConfig, train: TrainConfig) -> TrainState:
+def state_sharding(mesh: Mesh, model: ModelConfig, train: TrainConfig, compute: ComputeConfig) -> TrainState:
     """Return a TrainState of shardings, found from shapes alone."""
     return jax.tree.map(
-        lambda array: sharding.fsdp_sharding(mesh, array, train.fsdp_min_bytes), abstract_state(model, train)
+        lambda array: sharding.fsdp_sharding(mesh, array, train.fsdp_min_bytes), abstract_state(model, train, compute)
     )
 
 
-def abstract_state(model: ModelConfig, train: TrainConfig) -> TrainState:
+def abstract_state(model: ModelConfig, train: TrainConfig, compute: ComputeConfig) -> TrainState:
     """Return the shapes and dtypes of a TrainState, allocating nothing."""
     shapes = {path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for path, leaf in tree.leaves(model).items()}
-    return jax.eval_shape(lambda params: new_state(params, model, train), shapes)
+    return jax.eval_shape(lambda params: new_state(params, model, train, compute), shapes)
 
 
-def placed_state(mesh: Mesh, model: ModelConfig, train: TrainConfig) -> TrainState:
+def placed_state(mesh: Mesh, model: ModelConfig, train: TrainConfig, compute: ComputeConfig) -> TrainState:
     """Return shapes and dtypes of a TrainState with where each array lives, for who reads one from files."""
     return jax.tree.map(
         lambda array, place: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place),
-        abstract_state(model, train),
-        state_sharding(mesh, model, train),
+        abstract_state(model, train, compute),
+        state_sharding(mesh, model, train, compute),
     )
 
 
@@ -197,7 +212,7 @@ def make_step(
             f"batch_size {train.batch_size} is not divisible by {compute.microbatches} microbatches on {mesh.size} "
             f"devices; use compute.microbatches={_divisor(train.batch_size // mesh.size, compute.microbatches)}"
         )
-    states = state_sharding(mesh, model, train)
+    states = state_sharding(mesh, model, train, compute)
     compute = device.resolve(compute, model, mesh.devices.flat[0])
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

@@ -140,7 +140,7 @@ def test_a_training_on_one_node_is_one_pod_with_eight_gpus():
     assert (made["completions"], made["parallelism"], made["backoffLimit"]) == (1, 1, 3)
     assert container(PROFILES["train_tiny"])["resources"]["limits"]["nvidia.com/gpu"] == 8
     assert "Service" not in manifests(PROFILES["train_tiny"])
-    assert container(PROFILES["train_tiny"])["args"] == ["/etc/pi05/job.json", "--attempt=$(POD)"]
+    assert container(PROFILES["train_tiny"])["args"] == ["/etc/pi05/job.json", "--attempt=$(POD)", "--gpus=8"]
 
 
 def test_the_pods_of_a_training_find_their_coordinator():
@@ -153,7 +153,7 @@ def test_the_pods_of_a_training_find_their_coordinator():
     assert service["spec"]["clusterIP"] == "None"
     arguments = spec["template"]["spec"]["containers"][0]["args"]
     port = service["spec"]["ports"][0]["port"]
-    assert arguments[2:] == ["--process=$(INDEX)", "--processes=2", f"--coordinator={run}-0.{run}:{port}"]
+    assert arguments[3:] == ["--process=$(INDEX)", "--processes=2", f"--coordinator={run}-0.{run}:{port}"]
 
 
 @pytest.mark.parametrize("name", ["demos", "eval_four_shards"])

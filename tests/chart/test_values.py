@@ -30,6 +30,11 @@ def test_a_preset_that_names_its_devices_gets_as_many():
     assert profile("train", "pushcube", "tiny", **{"train.fsdp_devices": 4}).values.resources.gpus.count == 4
 
 
+@pytest.mark.parametrize("preset", ["small", "lora"])
+def test_a_preset_for_one_gpu_gets_one(preset):
+    assert profile("train", "pushcube", preset).values.resources.gpus.count == 1
+
+
 def test_parameters_may_be_sharded_within_each_of_several_nodes():
     nodes = Cluster(train=TrainPods(nodes=2))
     values = profile("train", "pushcube", "tiny", nodes, **{"train.fsdp_devices": 8}).values

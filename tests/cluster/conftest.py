@@ -248,7 +248,7 @@ def _settings(site: Site) -> dict[str, Any]:
         "namespace": site.namespace,
         "storage": site.storage,
         "images": site.images,
-        "env": {**emulator, "XLA_FLAGS": _XLA},
+        "env": {**emulator, "XLA_FLAGS": _XLA, "JAX_PLATFORMS": "cpu"},
         **{kind: dict(_ASK) for kind in KINDS},
     }
 

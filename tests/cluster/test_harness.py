@@ -55,8 +55,9 @@ def traces() -> dict[str, list[str]]:
 def settings() -> list[str]:
     """Return what of the machine's own settings a cluster could change."""
     names = ("net/ipv4/ip_forward", "vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops")
-    rules = subprocess.run(["iptables-save"], capture_output=True, text=True, check=False).stdout
-    return [*(Path("/proc/sys", name).read_text() for name in names), rules]
+    rules = subprocess.run(["iptables-save"], capture_output=True, text=True, check=False).stdout.splitlines()
+    dated = "#"  # iptables-save writes when it was called into its comments
+    return [*(Path("/proc/sys", name).read_text() for name in names), *(r for r in rules if not r.startswith(dated))]
 
 
 @pytest.fixture

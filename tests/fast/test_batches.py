@@ -12,6 +12,7 @@ from pi05.data import batches
 from pi05.data.batches import Loader, Samples, Source
 from pi05.data.dataset import Dataset, DatasetMeta, with_states
 from pi05.data.frames import Frames
+from pi05.data.split import split
 from pi05.data.tokenizer import TINY, Tokenizer
 from pi05.data.transforms import Recipe
 from pi05.errors import ConfigError, DataError
@@ -216,3 +217,57 @@ def test_the_policy_is_told_the_numbers_it_asks_for_in_its_order(dataset: Datase
     assert with_states(dataset, dataset.state_names) is dataset
     with pytest.raises(DataError, match="have no tcp_x; they are s0, s1"):
         with_states(dataset, ("s0", "tcp_x"))
+
+
+# ---- Episodes that are kept apart -----------------------------------------------------------------------------------
+
+
+def episodes_of(rows: np.ndarray) -> set[int]:
+    return set((rows // EPISODE).tolist())
+
+
+@pytest.mark.parametrize(
+    ("held_out", "apart"), [(0, set()), (1, {2}), (2, {1, 3}), (0.2, {2}), (0.01, {2}), (0.5, {0, 2, 4})]
+)
+def test_episodes_kept_apart_are_spread_over_all(dataset: Dataset, held_out: float, apart: set[int]) -> None:
+    trained, kept = split(dataset, held_out)
+    assert episodes_of(kept) == apart
+    assert sorted([*trained, *kept]) == list(range(100))
+
+
+def test_training_never_takes_what_is_kept_apart(two: list[Source], recipe: Recipe) -> None:
+    loader = Loader(two, recipe, 8, 0, held_out=1)
+    taken = [np.concatenate(rows) for rows in zip(*(loader.taken(step) for step in range(50)), strict=True)]
+    assert [episodes_of(rows) for rows in taken] == [{0, 1, 3, 4}, {0, 2}]
+    assert len(set(taken[0].tolist())) == 80, "and all of the rest"
+    assert loader.held_out_batches == 5
+
+
+def test_batches_kept_apart_hold_every_sample_and_never_change(two: list[Source], recipe: Recipe) -> None:
+    loader = Loader(two, recipe, 16, 0, state_noise=0.5, held_out=1)
+    made = [loader.held_out(number) for number in range(loader.held_out_batches)]
+    assert [len(samples.actions) for samples in made] == [16, 16, 16]
+    pixels = np.concatenate([samples.observation.images["base_camera"][:, 0, 0, :2] for samples in made])
+    seen = {(int(row), int(source)) for row, source in pixels}
+    assert seen == {(row, 0) for row in range(40, 60)} | {(row, 1) for row in range(20, 40)}
+    same(made[1], Loader(two, recipe, 16, 7, held_out=1).held_out(1))
+
+
+def test_processes_make_their_rows_of_what_is_kept_apart(two: list[Source], recipe: Recipe) -> None:
+    whole = Loader(two, recipe, 16, 0, held_out=1).held_out(2)
+    parts = [Loader(two, recipe, 16, 0, 0.0, rows, held_out=1).held_out(2) for rows in (slice(0, 8), slice(8, 16))]
+    np.testing.assert_array_equal(np.concatenate([part.actions for part in parts]), whole.actions)
+
+
+def test_statistics_do_not_know_what_is_kept_apart(dataset: Dataset) -> None:
+    before = batches.data_stats([dataset], CONVENTION, 16, held_out=1)
+    changed = replace(dataset, states=dataset.states.copy(), actions=dataset.actions.copy())
+    changed.states[40:60] = 1e6
+    changed.actions[40:60] = 1e6
+    assert batches.data_stats([changed], CONVENTION, 16, held_out=1) == before
+    assert batches.data_stats([changed], CONVENTION, 16) != batches.data_stats([dataset], CONVENTION, 16)
+
+
+def test_something_must_be_left_to_train_on(source: Source, recipe: Recipe) -> None:
+    with pytest.raises(ConfigError, match=r"held_out=5 would keep 5 of the 5 episodes of pushcube apart .* at most 4"):
+        Loader([source], recipe, 8, 0, held_out=5)

@@ -12,7 +12,7 @@ from pi05.events import Event
 from pi05.storage import FileStorage
 from pi05ctl import anchors, drawing
 from pi05ctl.errors import UsageError
-from pi05ctl.page import copy, losses, page, publish
+from pi05ctl.page import copy, gpus, numbers, page, publish, values
 from pi05ctl.plot import loss_png
 from pi05ctl.results import Episode, Evaluation
 from pi05ctl.sections import Report
@@ -239,7 +239,26 @@ def event(step: int, **metrics: float) -> Event:
 
 
 def test_a_repeated_step_counts_once_and_as_it_was_last():
-    assert losses([event(1, loss=9.0), event(2, loss=8.0), event(1, loss=7.0), event(3)]) == ((1, 7.0), (2, 8.0))
+    told = [event(1, loss=9.0), event(2, loss=8.0), event(1, loss=7.0), event(3)]
+    assert values(told, "loss") == ((1, 7.0), (2, 8.0))
+
+
+def test_seconds_are_summed_and_everything_else_is_the_latest():
+    told = [event(1, mfu=0.1, data_seconds=1.0), event(2, mfu=0.4, data_seconds=2.0), event(3, save_seconds=30.0)]
+    assert numbers(told) == {"mfu": 0.4, "data_seconds": 3.0, "save_seconds": 30.0}
+
+
+def test_the_page_tells_speed_gpus_and_what_was_kept_apart():
+    last = event(3).model_copy(update={"gpus": [{"gpu": 0, "gb": 61.2, "slowed": "heat"}]})
+    content = replace(
+        CONTENT, numbers={"mfu": 0.47, "save_seconds": 30.0}, gpus=gpus([last]), held_out=((100, 0.5), (2400, 0.1))
+    )
+    words = read(content).words
+    assert "0.470model FLOPs used, as a share of the chips' bfloat16 peak" in words
+    assert "30.00s in which steps waited for saves" in words
+    assert "Slowed by061.2heat" in words
+    assert "Over the episodes kept apart 0.1 at step 2,400." in words
+    assert 'class="held-out"' in page(content)
 
 
 @pytest.mark.parametrize(

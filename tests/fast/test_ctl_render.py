@@ -39,7 +39,7 @@ def test_a_job_reads_what_was_rendered(kind, tmp_path):
     assert load_job(tmp_path / "job.json") == rendered.job
 
 
-@pytest.mark.parametrize("preset", ["tiny", "micro", "small", "full"])
+@pytest.mark.parametrize("preset", ["tiny", "micro", "small", "lora", "full"])
 @pytest.mark.parametrize("task", list(tasks.TASKS))
 def test_every_run_of_every_preset_has_a_short_name(preset, task):
     for kind in ("demos", "train", "eval", "pipeline"):

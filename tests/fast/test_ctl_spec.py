@@ -21,7 +21,7 @@ def spec(**overrides) -> RunSpec:
     return RunSpec(kind="train", task="pushcube", preset="tiny", overrides=names)
 
 
-@pytest.mark.parametrize("preset", ["tiny", "micro", "small", "full"])
+@pytest.mark.parametrize("preset", ["tiny", "micro", "small", "lora", "full"])
 @pytest.mark.parametrize("task", list(tasks.TASKS))
 def test_every_preset_suits_every_task(preset, task):
     options = resolve(RunSpec(kind="train", task=task, preset=preset))
@@ -29,7 +29,7 @@ def test_every_preset_suits_every_task(preset, task):
 
 
 def test_presets_are_offered_smallest_first():
-    assert presets() == ["tiny", "micro", "small", "full"]
+    assert presets() == ["tiny", "micro", "small", "lora", "full"]
 
 
 def test_a_preset_has_only_sections_that_exist():
@@ -46,6 +46,14 @@ def test_full_is_the_handover_and_the_released_sizes():
     assert (expert.width, expert.depth, expert.mlp_dim, expert.head_dim) == (1024, 18, 4096, 256)
     assert (vit.width, vit.depth, vit.mlp_dim, vit.num_heads) == (1152, 27, 4304, 16)
     assert options.convention.state == "joints"
+
+
+def test_lora_is_full_with_the_published_ranks_on_one_gpu():
+    lora, full = (resolve(RunSpec(kind="train", task="stackcube", preset=name)) for name in ("lora", "full"))
+    assert (lora.model.vlm.lora_rank, lora.model.expert.lora_rank) == (16, 32)
+    gemmas = {name: getattr(lora.model, name).model_copy(update={"lora_rank": 0}) for name in ("vlm", "expert")}
+    assert lora.model.model_copy(update=gemmas) == full.model
+    assert (lora.train.fsdp_devices, lora.train.weights, lora.train.ema_decay) == (1, full.train.weights, None)
 
 
 def test_tiny_says_that_it_does_not_see():
@@ -142,7 +150,7 @@ def test_impossible_values_are_refused_in_words(overrides, message):
 
 def test_an_unknown_preset_is_refused_with_the_nearest():
     with pytest.raises(
-        UsageError, match="unknown preset 'tinny'; did you mean 'tiny'\\? There are tiny, micro, small, full"
+        UsageError, match="unknown preset 'tinny'; did you mean 'tiny'\\? There are tiny, micro, small, lora, full"
     ):
         resolve(RunSpec(kind="train", task="pushcube", preset="tinny"))
 

@@ -187,16 +187,31 @@ else:
 """A planner that fails on every seed, and a replayer that replays nothing."""
 
 
-def test_a_damaged_block_on_the_shelf_is_made_again_and_replaced(tmp_path: Path) -> None:
-    (tmp_path / "fakes.py").write_text(FAKES)
-    python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\n[ $1 = -c ] && exit 0\nexec {sys.executable} {tmp_path}/fakes.py "$@"\n')
+def fake_python(folder: Path) -> str:
+    """Return an interpreter whose planner and replayer are the fakes."""
+    (folder / "fakes.py").write_text(FAKES)
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\n[ $1 = -c ] && exit 0\nexec {sys.executable} {folder}/fakes.py "$@"\n')
     python.chmod(0o755)
+    return str(python)
+
+
+def test_what_a_killed_process_left_may_vanish_while_it_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renamed = tmp_path / "work/.by-a-replayer-that-outlived-its-job"
+    monkeypatch.setattr(Path, "glob", lambda *_: [renamed])
+    with RealPool(fake_python(tmp_path), PUSHCUBE, Convention(cameras=()), tmp_path / "work", 1):
+        assert not renamed.exists()
+
+
+def test_a_damaged_block_on_the_shelf_is_made_again_and_replaced(tmp_path: Path) -> None:
+    python = fake_python(tmp_path)
     shelf = Shelf({"0000005-0000005": b"PK half a block"})
     convention = Convention(cameras=())
     for folder in ("one", "two"):
         place = tmp_path / folder
-        with RealPool(str(python), PUSHCUBE, convention, place, 1, shelf, replayer=str(python)) as pool:
+        with RealPool(python, PUSHCUBE, convention, place, 1, shelf, replayer=python) as pool:
             assert pool.block(range(5, 6), do_nothing).attempts[0].reason == "no plan found"
         assert (place / "planner-0.log").exists() == (folder == "one"), "the second one is fetched"
         assert not list(place.glob("*-plan.*")), "a plan that is replayed is not needed any more"

@@ -1,11 +1,14 @@
 """The cache of decoded frames: what it holds, who may share it, and what happens when it cannot be whole."""
 
+import io
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import threading
+import zlib
 from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +17,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from PIL import Image
 
 from pi05.data import frames, images
 from pi05.data.frames import dataset_digest, make_room, open_frames
@@ -55,7 +59,7 @@ def test_frames_are_decoded_once(folder: Path, cache: Path, monkeypatch: pytest.
     said: list[tuple[int, int]] = []
     open_frames(folder, CAMERAS[:1], SIZES, cache, lambda *progress: said.append(progress)).close()
     assert said[-1] == (ROWS, ROWS)
-    monkeypatch.setattr(frames, "decode", lambda content: pytest.fail(f"decoded {len(content)} bytes again"))
+    monkeypatch.setattr(frames, "decode", lambda *_: pytest.fail("decoded again"))
     open_frames(folder, CAMERAS[:1], SIZES, cache).close()
 
 
@@ -97,11 +101,11 @@ import os, signal, sys
 from pathlib import Path
 from pi05.data import frames
 decode = frames.decode
-def dying(content, calls=[]):
+def dying(content, size, calls=[]):
     calls.append(0)
     if len(calls) > 12:
         os.kill(os.getpid(), signal.SIGKILL)
-    return decode(content)
+    return decode(content, size)
 frames.decode = dying
 frames.open_frames(Path(sys.argv[1]), ["base_camera", "hand_camera"], (8, 8), Path(sys.argv[2]))
 """
@@ -120,7 +124,7 @@ from pathlib import Path
 from pi05.data import frames
 calls = []
 decode = frames.decode
-frames.decode = lambda content: calls.append(0) or decode(content)
+frames.decode = lambda content, size: calls.append(0) or decode(content, size)
 with frames.open_frames(Path(sys.argv[1]), ["base_camera"], (8, 8), Path(sys.argv[2])) as opened:
     print(len(calls), opened.read([4])["base_camera"][0, 0, 0])
 """
@@ -146,12 +150,44 @@ def replace_image(folder: Path, row: int, content: bytes) -> None:
     write_v30(folder, rows.set_column(place, "observation.images.hand_camera", pyarrow.array(column)))
 
 
+def encoded(form: str) -> bytes:
+    """Return a picture in some form."""
+    stream = io.BytesIO()
+    Image.fromarray(np.zeros((SIZE, SIZE, 3), np.uint8)).save(stream, form)
+    return stream.getvalue()
+
+
+def header(size: int) -> bytes:
+    """Return a PNG that says it has `size` pixels square, and nothing more."""
+    said = b"IHDR" + struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + said + struct.pack(">I", zlib.crc32(said))
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 9) + b"IDAT"
+
+
+def test_a_jpeg_is_an_image_too() -> None:
+    assert images.decode(encoded("JPEG"), SIZE).shape == (SIZE, SIZE, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "inside"),
+    [((480, 640), (168, 224)), ((720, 1280), (126, 224)), ((300, 300), (224, 224)), ((223, 225), (222, 223))],
+)
+def test_pictures_are_fitted_as_the_release_does(given: tuple[int, int], inside: tuple[int, int]) -> None:
+    """Of 225 pixels in 224, rounding leaves 223.99... there, of which it takes the whole ones."""
+    fitted = images.fit(np.full((*given, 3), 200, np.uint8), 224) > 0
+    assert (fitted.any(axis=(1, 2)).sum(), fitted.any(axis=(0, 2)).sum()) == inside
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (png(6, "hand_camera", 9), r"it has \(9, 9, 3\) pixels, \(8, 8, 3\) are required \(convention.image_size\)"),
-        (png(6, "hand_camera")[:50], "it is no image"),
-        (b"GIF89a", "it is no image"),
+        (png(6, "hand_camera", 9), r"it has 9 x 9 pixels, 8 x 8 are required \(convention.image_size\)"),
+        (png(6, "hand_camera")[:50], "it is no PNG or JPEG image"),
+        (encoded("GIF"), "it is no PNG or JPEG image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n", "it is no PNG or JPEG image"),
+        (header(20_000), "it is far too large"),
+        (header(12_000), "it is far too large"),
+        (header(5_000), "it has 5000 x 5000 pixels"),
     ],
 )
 def test_a_bad_image_is_named_by_camera_and_row(folder: Path, cache: Path, content: bytes, words: str) -> None:

@@ -1,6 +1,7 @@
 """What a probe says of the place it is in. In real pods of each image: tests/cluster/test_doctor.py."""
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -54,6 +55,40 @@ def test_a_program_that_dies_is_told_by_its_last_words(look, tmp_path):
     assert look(planner_python=str(planner))[1].message == "the motion planner does not start: no such library"
     planner.write_text("#!/bin/sh\nkill -SEGV $$\n")
     assert look(planner_python=str(planner))[1].message == "the motion planner does not start: exit code -11"
+
+
+def test_gpus_that_are_not_well_are_told(look, monkeypatch):
+    fine = {
+        "index": 0,
+        "name": "NVIDIA H100 80GB HBM3",
+        "used_gb": 0.6,
+        "total_gb": 85.0,
+        "watts": 71.0,
+        "ecc_errors": 0,
+    }
+    sick = {**fine, "index": 1, "ecc_errors": 2, "slowed": ["heat"]}
+    busy = {**fine, "index": 2, "used_gb": 40.0}
+
+    def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+        told = json.dumps(seen) if "pi05.nvml" in command else f"{len(seen)}|gpu|NVIDIA H100 80GB HBM3"
+        return subprocess.CompletedProcess(command, 0, told, "")
+
+    monkeypatch.setattr(probe, "_run", run)
+    seen = [fine, fine]
+    code, event = look(pods="train", gpus=2)
+    assert (code, (event.model_extra or {})["devices"]) == (
+        0,
+        "2 x NVIDIA H100 80GB HBM3 (0.6 of 85.0 GB in use, 71 W, 0 uncorrected memory errors)",
+    )
+    seen = [fine, sick, busy]
+    code, event = look(pods="train", gpus=3)
+    assert code == 64
+    assert (
+        "GPU 1 (NVIDIA H100 80GB HBM3) is slowed down by heat and has 2 uncorrected memory errors; have"
+        in event.message
+    )
+    assert "GPU 2 has 40.0 of 85.0 GB in use by somebody else" in event.message
+    assert "GPU 0" not in event.message
 
 
 def test_what_is_told_fits_into_a_termination_message(look):

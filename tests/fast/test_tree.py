@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pi05.config import ModelConfig
 from pi05.model import gemma, tree, weights
 from tests.conftest import options
 
@@ -50,6 +51,31 @@ time_mlp_out/bias 1024
 """
 
 
+# The published code puts factors beside every matrix of attention and MLP, over its last two axes.
+FACTORS = """
+PaliGemma/llm/layers/attn/q_einsum/lora_a 18 8 2048 16
+PaliGemma/llm/layers/attn/q_einsum/lora_b 18 8 16 256
+PaliGemma/llm/layers/attn/kv_einsum/lora_a 18 2 1 2048 16
+PaliGemma/llm/layers/attn/kv_einsum/lora_b 18 2 1 16 256
+PaliGemma/llm/layers/attn/attn_vec_einsum/lora_a 18 8 256 16
+PaliGemma/llm/layers/attn/attn_vec_einsum/lora_b 18 8 16 2048
+PaliGemma/llm/layers/mlp/gating_einsum_lora_a 18 2 2048 16
+PaliGemma/llm/layers/mlp/gating_einsum_lora_b 18 2 16 16384
+PaliGemma/llm/layers/mlp/linear_lora_a 18 16384 16
+PaliGemma/llm/layers/mlp/linear_lora_b 18 16 2048
+PaliGemma/llm/layers/attn/q_einsum_1/lora_a 18 8 1024 32
+PaliGemma/llm/layers/attn/q_einsum_1/lora_b 18 8 32 256
+PaliGemma/llm/layers/attn/kv_einsum_1/lora_a 18 2 1 1024 32
+PaliGemma/llm/layers/attn/kv_einsum_1/lora_b 18 2 1 32 256
+PaliGemma/llm/layers/attn/attn_vec_einsum_1/lora_a 18 8 256 32
+PaliGemma/llm/layers/attn/attn_vec_einsum_1/lora_b 18 8 32 1024
+PaliGemma/llm/layers/mlp_1/gating_einsum_lora_a 18 2 1024 32
+PaliGemma/llm/layers/mlp_1/gating_einsum_lora_b 18 2 32 4096
+PaliGemma/llm/layers/mlp_1/linear_lora_a 18 4096 32
+PaliGemma/llm/layers/mlp_1/linear_lora_b 18 32 1024
+"""
+
+
 def test_the_full_model_has_the_published_number_of_parameters() -> None:
     assert tree.count(FULL) == 3_353_433_872
 
@@ -58,6 +84,29 @@ def test_the_full_model_has_the_published_number_of_parameters() -> None:
 def test_the_full_model_has_the_published_shapes(line: str) -> None:
     path, *shape = line.split()
     assert tree.leaves(FULL)[path].shape == tuple(map(int, shape))
+
+
+def test_factors_have_the_published_names_and_shapes() -> None:
+    lora = options("lora").model
+    beside = {path: leaf.shape for path, leaf in tree.leaves(lora).items() if path not in tree.leaves(FULL)}
+    lines = [line.split() for line in FACTORS.strip().splitlines()]
+    assert beside == {path: tuple(map(int, shape)) for path, *shape in lines}
+    assert all(tree.is_factor(path) for path in beside)
+    assert tree.leaves(tree.without_factors(lora)) == tree.leaves(FULL)
+
+
+def test_both_factors_begin_small_and_not_at_zero() -> None:
+    model = ranked(options("tiny").model, 4)
+    for path, array in tree.initial(model, 0).items():
+        if tree.is_factor(path):
+            assert np.std(array) == pytest.approx(0.01, rel=0.2), path
+
+
+def ranked(model: ModelConfig, rank: int, **sizes: int) -> ModelConfig:
+    """Return a model with factors of one rank in both Gemmas, and other sizes of both."""
+    change = {"lora_rank": rank, **sizes}
+    gemmas = {name: getattr(model, name).model_copy(update=change) for name in ("vlm", "expert")}
+    return model.model_copy(update=gemmas)
 
 
 def test_initial_weights_match_the_table() -> None:
@@ -111,18 +160,19 @@ def test_nothing_but_weights_is_a_weight_file(tmp_path: Path) -> None:
         weights.read(tmp_path, options("tiny").model)
 
 
-def test_as_many_kv_heads_as_heads_share_one_array() -> None:
+PARTS = {"q_einsum": 0, "kv_einsum": slice(1, None)}
+"""Of the array that holds queries, keys and values."""
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_as_many_kv_heads_as_heads_share_one_array(rank: int) -> None:
     tiny = options("tiny").model
-    equal = {"num_kv_heads": tiny.vlm.num_heads}
-    model = tiny.model_copy(
-        update={"vlm": tiny.vlm.model_copy(update=equal), "expert": tiny.expert.model_copy(update=equal)}
-    )
-    params = tree.nest(tree.initial(model, 0))
+    params = tree.nest(tree.initial(ranked(tiny, rank, num_kv_heads=tiny.vlm.num_heads), 0))
     layer = jax.tree.map(lambda w: w[0], params["PaliGemma"]["llm"]["layers"])
     x = jax.random.normal(jax.random.key(0), (2, 3, tiny.vlm.width))
     positions = jnp.arange(6).reshape(2, 3)
     together = gemma._project(layer, "", x, positions)
-    w = layer["attn"].pop("qkv_einsum")["w"]
-    layer["attn"] |= {"q_einsum": {"w": w[0]}, "kv_einsum": {"w": w[1:]}}
+    qkv = layer["attn"].pop("qkv_einsum")
+    layer["attn"] |= {name: {leaf: w[part] for leaf, w in qkv.items()} for name, part in PARTS.items()}
     for one, other in zip(together, gemma._project(layer, "", x, positions), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

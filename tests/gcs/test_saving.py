@@ -114,10 +114,18 @@ def test_training_goes_on_while_the_bucket_is_gone(around: Around, line: Line) -
         assert around.storage.verify(PATHS.checkpoint(step)) == []
 
 
+def uploads(line: Line) -> int:
+    return sum(request.startswith(b"POST /upload") for request in line.requests)
+
+
 def test_the_newest_is_uploaded_first(around: Around, line: Line) -> None:
     line.rate = 2e6
     with delivery.delivery(around, keep_every=10, total=50) as place:
-        for step in (10, 20, 30):
+        before, end = uploads(line), time.monotonic() + 30
+        fill(place, 10, size=1 << 20)
+        while uploads(line) == before and time.monotonic() < end:
+            time.sleep(0.01)  # the others come while it is on its way
+        for step in (20, 30):
             fill(place, step, size=1 << 20)
     assert around.steps("checkpoint") == [10, 30, 20]
     assert checkpoint.steps(around.storage, PATHS.run) == [10, 20, 30]

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -74,10 +75,24 @@ class Trainer:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
         }
 
-    def start(self, pod: str) -> subprocess.Popen[bytes]:
+    def start(self, pod: str, *words: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "tests.gcs.program", "train", os.devnull, str(self.job), "--attempt", pod]
+        command += words
         with (self.folder / f"{pod}.out").open("wb") as out:
             return subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, env=self.environment)
+
+    def pair(self, pod: str) -> list[subprocess.Popen[bytes]]:
+        """Start two processes that train together."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            where = f"127.0.0.1:{free.getsockname()[1]}"
+        words = ("--processes", "2", "--coordinator", where)
+        return [self.start(f"{pod}-{process}", "--process", str(process), *words) for process in range(2)]
+
+    def change(self, **train: object) -> None:
+        job = json.loads(self.job.read_text())
+        job["train"] |= train
+        self.job.write_text(json.dumps(job))
 
     def run(self, pod: str) -> int:
         return self.start(pod).wait(200)
@@ -88,6 +103,9 @@ class Trainer:
 
     def losses(self, pod: str) -> dict[int, float]:
         return {e.step: e.metrics["loss"] for e in self.events(pod, "progress") if e.step and e.metrics}
+
+    def steps(self, pod: str, kind: str) -> list[int | None]:
+        return [event.step for event in self.events(pod, kind)]
 
     def saved(self) -> list[int]:
         return checkpoint.steps(self.storage, PATHS.run)
@@ -185,3 +203,37 @@ def test_told_to_stop_it_saves_and_uploads_before_it_ends(trainer: Trainer, whol
     assert trainer.run("second") == 0
     assert trainer.losses("first") | trainer.losses("second") == whole.losses("whole")
     assert min(trainer.losses("second")) == stopped + 1
+
+
+@pytest.mark.timeout(400)
+def test_what_is_done_is_not_fetched_again(whole: Trainer, line: Line) -> None:
+    line.requests.clear()
+    assert whole.run("again") == 0
+    fetched = [one.splitlines()[0] for one in line.requests if one.startswith(b"GET") and b"alt=media" in one]
+    assert not [one for one in fetched if b"checkpoints" in one and b"MANIFEST.json" not in one]
+    assert whole.losses("again") == {}
+
+
+@pytest.mark.timeout(600)
+def test_two_processes_bring_their_parts_and_go_on_when_the_bucket_was_away(
+    trainer: Trainer, whole: Trainer, line: Line, tmp_path: Path
+) -> None:
+    trainer.change(fsdp_min_bytes=1024)
+    both = trainer.pair("first")
+    until(lambda: trainer.steps("first-0", "checkpoint"))
+    line.cut()
+    until(lambda: any("is left out: the one before" in (e.message or "") for e in trainer.events("first-0", "warning")))
+    line.mend()
+    assert [process.wait(200) for process in both] == [0, 0]
+    assert trainer.verified()
+    assert trainer.saved()[-1] == STEPS
+    losses = trainer.losses("first-0")
+    np.testing.assert_allclose(list(losses.values()), list(whole.losses("whole").values()), rtol=1e-4)
+    assert not trainer.losses("first-1")
+
+    for step in trainer.saved()[1:]:
+        trainer.storage.delete(PATHS.checkpoint(step))
+    started = trainer.saved()[0]
+    assert [process.wait(200) for process in trainer.pair("second")] == [0, 0]
+    assert trainer.losses("second-0") == {step: loss for step, loss in losses.items() if step > started}
+    assert not [path for path in (tmp_path / "TMPDIR").rglob("*") if path.is_file() and "checkpoints" in path.parts]

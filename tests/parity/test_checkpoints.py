@@ -9,7 +9,7 @@ import pytest
 from pi05.data import stats
 from pi05.errors import DataError
 from pi05.model import tree, weights
-from tests.parity.conftest import Golden
+from tests.parity.golden import Golden
 
 
 def test_reads_a_released_checkpoint(golden: Golden) -> None:

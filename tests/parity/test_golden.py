@@ -11,7 +11,7 @@ import pytest
 from pi05.config import FLOAT32, ComputeConfig
 from pi05.model import pi05, tree
 from pi05.training import step
-from tests.parity.conftest import Golden
+from tests.parity.golden import Golden
 
 F32, BF16, TRAINED = 1e-5, 2e-2, 1e-4
 FORMS = ("observation", "left_out", "padded")
@@ -133,7 +133,7 @@ def test_gradients(golden: Golden, recompute: str) -> None:
 
 def test_ten_training_steps(golden: Golden) -> None:
     model, train = golden.model(), golden.train()
-    state, batch = step.new_state(dict(golden.params), model, train), _batch(golden)
+    state, batch = step.new_state(dict(golden.params), model, train, FLOAT32), _batch(golden)
     update = jax.jit(partial(step.update, model=model, train=train, compute=FLOAT32))
     for i in range(train.steps):
         noise, time = golden.inputs["train_noise"][i : i + 1], golden.inputs["train_time"][i : i + 1]

@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 
 from pi05 import simulator, tasks
-from pi05.config import Convention, EvalConfig, EvalJob
+from pi05.config import FLOAT32, Convention, EvalConfig, EvalJob
 from pi05.data import dataset as datasets
 from pi05.data.batches import data_stats
 from pi05.data.tokenizer import TINY, Tokenizer
 from pi05.data.transforms import Recipe
 from pi05.errors import DataError
 from pi05.jobs.evaluate import evaluate
-from pi05.jobs.runtime import Arguments, Context
+from pi05.jobs.runtime import Arguments, Context, Stopped
 from pi05.model import tree
+from pi05.policy import Policy
 from pi05.results import Result, merge
 from pi05.storage import FileStorage, RunPaths
 from pi05.training import checkpoint
@@ -53,7 +54,7 @@ def save_checkpoint(storage: FileStorage, step: int, preset: str = "tiny", conve
         model=sizes.model,
         train=sizes.train,
     )
-    state = new_state(tree.initial(sizes.model, seed=step), sizes.model, sizes.train)
+    state = new_state(tree.initial(sizes.model, seed=step), sizes.model, sizes.train, FLOAT32)
     with storage.stage(TRAINING.checkpoint(step)) as folder:
         checkpoint.write(folder, checkpoint.of(state, recipe, meta))
 
@@ -136,6 +137,29 @@ def test_a_killed_shard_runs_only_what_is_missing(
     events = [json.loads(line[5:]) for line in capsys.readouterr().out.splitlines()]
     assert [(e["step"], e["total"]) for e in events if e["kind"] == "progress"] == [(3, 3)]
     assert read_shards(trained, job.run)[0].episodes == whole.episodes[::2]
+
+
+class StoppedWhileFilming(Context):
+    """A process that is asked to stop when its first film is there."""
+
+    @property
+    def stopping(self) -> bool:
+        return bool(self.storage.children(f"{self.paths.results}/videos"))
+
+
+def test_a_shard_that_was_stopped_while_it_filmed_films_the_rest_and_ends(
+    trained: FileStorage, whole: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = eval_job(trained, "eval-pushcube-999999", step=1, videos=3, workers=1)
+    paths = RunPaths(job.run)
+    with pytest.raises(Stopped):
+        evaluate(job, StoppedWhileFilming(trained, paths))
+    assert (len(trained.children(f"{paths.results}/videos")), trained.children(paths.results)) == (1, ["videos"])
+    monkeypatch.setattr(Policy, "load", lambda *_: pytest.fail("no episode is missing, so nobody has to act"))
+    run_shard(job)
+    assert len(trained.children(f"{paths.results}/videos")) == 3
+    assert Result.model_validate_json(trained.read(f"{paths.results}/0.json")).episodes == whole.episodes
+    assert trained.children(paths.work) == []
 
 
 def test_another_number_of_shards_runs_its_own_seeds(trained: FileStorage, whole: Result) -> None:

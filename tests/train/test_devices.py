@@ -15,7 +15,7 @@ from pi05.errors import ConfigError
 from pi05.model import tree
 from pi05.sharding import batch_sharding, make_mesh
 from pi05.training.loop import Training, start
-from pi05.training.step import Batch, TrainState, abstract_state, make_step, state_sharding
+from pi05.training.step import Batch, TrainState, make_step, placed_state
 from tests.train.conftest import TRAIN, Around, make_training, new_around
 
 COLLECTIVE = re.compile(
@@ -36,11 +36,7 @@ def losses(root: Path, devices: int, **changes: object) -> list[float]:
 def abstract(training: Training) -> tuple[TrainState, Batch]:
     """Return the shapes that the training's step takes."""
     job, place = training.job, batch_sharding(training.mesh)
-    states = jax.tree.map(
-        lambda array, place: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place),
-        abstract_state(job.model, job.train),
-        state_sharding(training.mesh, job.model, job.train),
-    )
+    states = placed_state(training.mesh, job.model, job.train, job.compute)
     samples = training.loader.batch(0)
     batch = Batch(samples.observation, samples.actions, samples.real)
     return states, jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place), batch)

@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stats.write(folder / "assets" / checkpoint.ASSET_ID, training.loader.recipe.stats)
     (folder / checkpoint.TOKENIZER).write_bytes(training.loader.recipe.tokenizer.model)
     train = TRAIN.model_copy(update={"number_embedding": "fourier"})
-    meta = training._meta(1).model_copy(update={"train": train, "convention": SEEING})
+    meta = training.meta(1).model_copy(update={"train": train, "convention": SEEING})
     (folder / checkpoint.META).write_text(meta.model_dump_json())
     return folder
 

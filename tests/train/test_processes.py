@@ -29,6 +29,7 @@ from pi05.training.company import Company
 from pi05.training.processes import STOP_EVERY
 from tests.recorded import publish
 from tests.train.conftest import CONVENTION, GEMMA, MODEL, TRAIN, make_dataset, make_training
+from tests.train.test_saving import as_openpi_reads, openpi_name
 
 pytestmark = pytest.mark.timeout(900)  # two processes compile at the same time, on whatever cores there are
 SHALLOW = GEMMA.model_copy(update={"depth": 1})
@@ -59,7 +60,15 @@ class Process:
 
     @property
     def losses(self) -> dict[int, float]:
-        return {e.step: e.metrics["loss"] for e in self.events if e.kind == "progress" and e.step and e.metrics}
+        return self._metric("loss")
+
+    @property
+    def held_out(self) -> dict[int, float]:
+        return self._metric("loss_held_out")
+
+    def _metric(self, name: str) -> dict[int, float]:
+        told = [(e.step, e.metrics) for e in self.events if e.kind == "progress" and e.step and e.metrics]
+        return {step: metrics[name] for step, metrics in told if name in metrics}
 
     def code(self, seconds: float = WAITING) -> int:
         return self.popen.wait(seconds)
@@ -186,6 +195,12 @@ def test_two_processes_train_what_one_trains_and_their_checkpoints_are_read_by_b
     retried = bench.start(bench.job(**SHORT), "--process", "1", "--processes", "2", "--coordinator", "127.0.0.1:1")
     assert retried.code() == 0, "all is done, so nobody has to be met"
 
+    folder = bench.storage.open(RUN.checkpoint(6))
+    ours = weights.read(folder / "params", SMALL_MODEL)
+    found = as_openpi_reads(folder / "params")
+    assert all(np.array_equal(array, found[openpi_name(path)]) for path, array in ours.items())
+    assert not list(bench.storage.path(RUN.work).glob("*/*")), "no part is left"
+
     bench.storage.delete(RUN.checkpoint(6))
     again, beside = bench.pair(bench.job(**SHORT))
     assert (again.code(), beside.code()) == (0, 0), again.said + beside.said
@@ -193,6 +208,16 @@ def test_two_processes_train_what_one_trains_and_their_checkpoints_are_read_by_b
 
     bench.storage.delete(RUN.checkpoint(6))
     np.testing.assert_allclose(last(bench.alone(bench.job(**SHORT)).losses), last(whole[0]), rtol=2e-5)
+
+
+def test_two_processes_see_the_same_held_out_loss_as_one(bench: Bench) -> None:
+    job = bench.job(**SHORT, held_out=2, held_out_every=3)
+    first, second = bench.pair(job)
+    assert (first.code(), second.code()) == (0, 0), first.said + second.said
+    bench.storage.delete(RUN.root)
+    together, alone = first.held_out, bench.alone(job).held_out
+    assert list(together) == [3, 6]
+    np.testing.assert_allclose(list(together.values()), list(alone.values()), rtol=2e-5)
 
 
 def test_two_processes_go_on_from_what_one_has_saved(bench: Bench, whole: tuple[dict[int, float], Bench]) -> None:
@@ -414,6 +439,52 @@ def test_one_that_was_restarted_before_anybody_noticed_ends_with_the_others(benc
     again = company(bench, 1, where, patience=20)
     assert (waits.code(), again.code()) == (75, 75), waits.said + again.said
     assert "LOST" in again.said or "ERROR process 1 cannot take part" in again.said
+
+
+PARTS = """
+import sys
+from pathlib import Path
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from pi05 import sharding
+from pi05.model import arrays
+from pi05.training.company import Company
+process, folder = int(sys.argv[1]), Path(sys.argv[3])
+with Company(process, 2, sys.argv[2]).together():
+    mesh = Mesh(np.array(jax.devices()), ("fsdp",))
+    split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((None, "fsdp"), ()))
+    content = {
+        "split": sharding.place_whole(np.arange(80.0).reshape(2, 40), split),
+        "whole": sharding.place_whole(np.arange(3), whole),
+        "none": None,
+    }
+    arrays.save(folder / str(process), content)
+"""
+
+
+def test_each_process_writes_its_part_and_all_parts_are_a_checkpoint(bench: Bench, tmp_path: Path) -> None:
+    where = address()
+    both = [bench.python("-c", PARTS, str(process), where, str(tmp_path), devices=2) for process in range(2)]
+    assert [process.code() for process in both] == [0, 0], both[0].said + both[1].said
+    names = [
+        {path.relative_to(tmp_path / str(process)).as_posix() for path in (tmp_path / str(process)).rglob("*")}
+        for process in range(2)
+    ]
+    assert {name for name in names[0] if name.startswith("split/")} == {"split/.zarray", "split/0.0", "split/0.1"}
+    assert {name for name in names[1] if "/" in name} == {"split/0.2", "split/0.3"}
+    for path in (tmp_path / "1/split").iterdir():
+        path.rename(tmp_path / "0/split" / path.name)
+    found = as_openpi_reads(tmp_path / "0")
+    np.testing.assert_array_equal(found["['split']"], np.arange(80.0).reshape(2, 40))
+    np.testing.assert_array_equal(found["['whole']"], np.arange(3))
+
+
+def test_a_part_that_cannot_be_written_ends_all_with_words(bench: Bench) -> None:
+    bench.storage.write(f"{RUN.work}/part-1", b"in the way")
+    first, second = bench.pair(bench.job(**SHORT))
+    assert (first.code(), second.code()) == (75, 75), first.said + second.said
+    assert "process 1 could not write its part of checkpoint 3: " in (first.events[-1].message or "")
+    assert checkpoint.steps(bench.storage, RUN.run) == []
 
 
 # ---- One process's part ----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The command line: python -m tests.cluster.harness up | down | status | env | images [NAME...]."""
+"""The command line: python -m tests.cluster.harness up | down | status | env | programs | images [NAME...]."""
 
 import argparse
 import shlex
@@ -14,7 +14,7 @@ def main() -> int:
     """Do what the command line says; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.cluster.harness", description="A Kubernetes for the tests.")
     commands = parser.add_subparsers(required=True)
-    for command in (up, down, status, env):
+    for command in (up, down, status, env, programs):
         commands.add_parser(command.__name__, help=command.__doc__).set_defaults(do=lambda _, do=command: do())
     build = commands.add_parser("images", help=build_images.__doc__)
     build.add_argument("names", nargs="*", type=image, metavar=" | ".join(images.NAMES))
@@ -59,6 +59,13 @@ def env() -> int:
     """Print what a shell needs to use it."""
     for name, value in cluster.environment().items():
         print(f"export {name}={shlex.quote(value)}")
+    return 0
+
+
+def programs() -> int:
+    """Build the programs that a cluster is made of, unless they are there; start nothing."""
+    machine.check()
+    print(binaries.build())
     return 0
 
 

@@ -45,7 +45,7 @@ def build() -> Path:
     target = folder()
     target.mkdir(parents=True, exist_ok=True)
     with (CACHE / "build.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX)  # scripts/test builds ahead, beside the groups before the cluster's
         for program in _PROGRAMS:
             if not (target / program).exists():
                 _build(program, target / program)

@@ -1,0 +1,1 @@
+"""The parts of `scripts/bench gpu`, one a file: each runs the project's code on one device and yields its figures."""
