@@ -51,7 +51,7 @@ def prompt_length(job: TrainJob) -> tuple[int, bool]:
     if job.train.tokenizer is not None:
         return assumed_length(job), False
     numbers = len(state_names(find(job.task), job.convention))
-    none = DataStats(_no_stats(numbers), _no_stats(1))
+    none = DataStats(state=_no_stats(numbers), actions=_no_stats(1))
     sentences = [find(share.task).sentence for share in job.shares]
     recipe = Recipe(job.model, job.convention, none, Tokenizer.load(TINY), sentences[0], tuple(sentences[1:]))
     return recipe.prompt_length, True
