@@ -60,7 +60,8 @@ class Machine:
     @property
     def words(self) -> str:
         """Return it for people."""
-        return f"{self.nodes} nodes of {self.gpus} {self.chip.name}" if self.nodes > 1 else f"{self.gpus} {self.chip.name}"
+        each = f"{self.gpus} {self.chip.name}"
+        return f"{self.nodes} nodes of {each}" if self.nodes > 1 else each
 
     @property
     def memory(self) -> int:

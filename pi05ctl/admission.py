@@ -1,7 +1,7 @@
 """A run that is about to go to a cluster -> a note, or a refusal: what cannot fit its GPUs is not queued.
 
-Waits for no compiler: it takes the plan that `pi05ctl plan` has kept, or an estimate from sizes. Of an estimate it
-believes what is beyond its error.
+An estimate from sizes decides at once, a plan that was compiled before is believed more, and a compiler is waited for
+only where the estimate is too near to the limit to say.
 """
 
 from pi05 import chips
@@ -24,7 +24,7 @@ def note(run: Rendered, cluster: Cluster, planner: Planner) -> str:
 
     Raises:
         DoesNotFit: Its training needs more memory than its GPUs have.
-        UsageError: It cannot be divided among them.
+        ConfigError, UsageError: It cannot be divided among them.
     """
     found = training_of(run)
     gpus = gpus_of(found[0], cluster.train) if found else 0
@@ -34,7 +34,7 @@ def note(run: Rendered, cluster: Cluster, planner: Planner) -> str:
     name = chip_of(cluster)
     if name is None:
         return _UNKNOWN
-    advice = planner.advise(job, chips.Machine(chips.find(name), gpus, cluster.train.nodes))
+    advice = planner.quickly(job, chips.Machine(chips.find(name), gpus, cluster.train.nodes))
     if advice.plan.fits:
         return ""
     if _maybe(advice):

@@ -12,7 +12,6 @@ import typer
 from pi05ctl.errors import DoesNotFit, UsageError
 
 if TYPE_CHECKING:
-    from pi05.chips import Machine
     from pi05ctl.controller import Controller
     from pi05ctl.planning import Planner
     from pi05ctl.render import Rendered
@@ -37,23 +36,27 @@ def plan(
         typer.Option("--set", metavar="PATH=VALUE", help="Replace a value of the preset. Repeatable."),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Compile nothing: estimate from sizes.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="The same as -o json.")] = False,
     output: Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="Form of the output.")] = "text",
 ) -> None:
     """Show what a training needs and costs on GPUs that need not be there.
 
     Memory by kind, what binds a step, time and money, read from the program that would run: compiled here, without a
-    GPU, in some minutes. Exit code 4: it does not fit; the setting with which it does is named.
+    GPU, in a minute or two, and kept. Without an environment that compiles (scripts/_setup cuda) it is estimated from
+    sizes. Exit code 4: it does not fit; the setting with which it does is named.
     """
     from pi05ctl import forecast
-    from pi05ctl.planning import training
+    from pi05ctl.planning import machine_of, training
 
     if kind not in ("train", "pipeline"):
         raise UsageError(f"only a training has a plan, not {kind}: pi05ctl plan train {task}")
     settings = _settings()
-    machine = _machine(settings, chip, gpus, nodes)
-    run, job = training(settings, task, preset, set_ or (), machine)
+    run, job = training(settings, task, preset, set_ or (), gpus, nodes)
+    machine = machine_of(job, settings.cluster, chip, gpus, nodes)
+    if price is not None and price < 0:
+        raise UsageError(f"--price {price:g} must be at least 0")
     advice = _planner(settings, quick).advise(job, machine)
-    if output == "json":
+    if json_ or output == "json":
         sys.stdout.write(json.dumps(forecast.data(advice, price), indent=1) + "\n")
     else:
         sys.stdout.write("".join(f"{line}\n" for line in forecast.lines(advice, run, machine, price)))
@@ -68,21 +71,6 @@ def _settings() -> "Settings":
     return settings.load(Path.cwd(), os.environ, Path(sys.executable))
 
 
-def _machine(settings: "Settings", chip: str | None, gpus: int | None, nodes: int | None) -> "Machine":
-    """Return the GPUs that the words name; what they leave open is the cluster's."""
-    from pi05 import chips
-    from pi05ctl.planning import chip_of
-
-    name = chip or chip_of(settings.cluster)
-    if name is None:
-        known = ", ".join(chips.CHIPS)
-        raise UsageError(f"for which GPU? Use --chip ({known}), or name it in pi05.toml: [cluster.train] chip")
-    train = settings.cluster.train
-    if min(gpus or 1, nodes or 1) < 1:
-        raise UsageError(f"--gpus {gpus} and --nodes {nodes} must be at least 1")
-    return chips.Machine(chips.find(name), gpus or train.gpus or 1, nodes or train.nodes)
-
-
 def admit(controller: "Controller", runs: "Sequence[Rendered]") -> None:
     """Say what is known of runs before they go to a cluster; raise DoesNotFit for one that cannot fit its GPUs.
 
@@ -90,9 +78,8 @@ def admit(controller: "Controller", runs: "Sequence[Rendered]") -> None:
     """
     from pi05.storage import RunPaths
     from pi05ctl.admission import note
-    from pi05ctl.planning import Planner
 
-    planner = Planner(None, cache(os.environ), _say)
+    planner = _planner(controller.settings, quick=False)
     said = {""}
     for run in runs:
         try:
@@ -110,8 +97,6 @@ def _planner(settings: "Settings", quick: bool) -> "Planner":
     from pi05ctl.planning import Planner
 
     python = None if quick or settings.cuda_python is None else Path(settings.cuda_python)
-    if python is None and not quick:
-        _say("estimated: no environment here compiles for GPUs (scripts/_setup cuda makes one)")
     return Planner(python, cache(os.environ), _say)
 
 

@@ -4,7 +4,8 @@ from typing import Any
 
 from pi05.chips import Chip, Machine
 from pi05.plan.document import Plan
-from pi05ctl.planning import Advice, Changes
+from pi05ctl.planning import Advice
+from pi05ctl.proposals import Changes
 from pi05ctl.render import Rendered
 from pi05ctl.report import duration, text_table
 from pi05ctl.spec import RunSpec, format_value
@@ -16,6 +17,8 @@ _KINDS = {
     "batch": "",
     "temporary": "activations, gradients, gathered weights",
 }
+
+_ESTIMATED = "estimated from sizes, within some 10 % (scripts/_setup cuda makes what can compile)"
 
 
 def lines(advice: Advice, run: Rendered, machine: Machine, price: float | None) -> list[str]:
@@ -50,7 +53,7 @@ def data(advice: Advice, price: float | None) -> dict[str, Any]:
 def verdict(advice: Advice) -> str:
     """Return in one sentence why a plan does not fit, and what would."""
     plan = advice.plan
-    short = f"a step needs {_gb(plan.needs.total)} GB of a {plan.chip}, JAX has {_gb(plan.memory)}"
+    short = f"a step needs {_gb(plan.needs.total)} GB a GPU, and JAX has {_gb(plan.memory)} of each {plan.chip}"
     if advice.instead is None:
         what = "the state alone" if plan.needs.state > plan.memory else "every way to compute it"
         return f"{short}; {what} is too large for {plan.gpus * plan.nodes} of them: take more GPUs or larger ones"
@@ -76,7 +79,7 @@ def _data(plan: Plan, price: float | None) -> dict[str, Any]:
 
 
 def _heading(plan: Plan, spec: RunSpec, machine: Machine) -> str:
-    how = "read from the compiled program" if plan.how == "compiled" else "estimated from sizes, within some 10 %"
+    how = "read from the compiled program" if plan.how == "compiled" else _ESTIMATED
     tokens = f"{'' if plan.tokens_known else 'some '}{plan.tokens} tokens"
     return f"{spec.task}, preset {spec.preset}: batch {plan.batch_size}, {tokens}, on {machine.words}; {how}"
 

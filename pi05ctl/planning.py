@@ -1,38 +1,35 @@
 """A training and the GPUs it is meant for -> what it needs and costs there, and the setting with which it fits.
 
-A plan is read from the program that would run, which a child process compiles in some minutes (pi05.jobs.plan); it is
-kept under the digest of all that makes the program. Without an environment that can compile for GPUs, and where nobody
-wants to wait, it is estimated from sizes.
+A plan is read from the program that would run, which a child process compiles in a minute or two (pi05.jobs.plan); it
+is kept under the digest of all that makes the program. Without an environment that can compile for GPUs it is estimated
+from sizes.
 """
 
 import hashlib
 import json
+import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-import pi05
+from pi05 import chips
 from pi05.chips import Machine
 from pi05.config import ComputeConfig, TrainJob
 from pi05.errors import ConfigError
 from pi05.plan.document import NO_COMPILER, Plan
 from pi05.plan.estimate import UNCERTAIN, estimate
 from pi05ctl.errors import UsageError
+from pi05ctl.proposals import Changes, proposals
 from pi05ctl.render import Rendered, render, stages, to_json
 from pi05ctl.settings import Cluster, Settings
 from pi05ctl.spec import RunSpec, parse_assignment, resolve
 
-Changes = Mapping[str, str | int]
-"""Settings by path, as --set takes them."""
+_SOURCE = Path(chips.__file__).parent
 _SHARDS = "train.fsdp_devices"
-_RECOMPUTE = ("nothing", "cheap", "layers")
-_PARTS = (2, 4, 8)
-
-
 _LABELS = {
     "cloud.google.com/gke-accelerator": {
         "nvidia-a100-80gb": "a100-80",
@@ -80,33 +77,42 @@ class Planner:
         self._python, self._folder, self._say = python, folder, say
 
     def advise(self, job: TrainJob, machine: Machine) -> Advice:
-        """Return a training's plan and, if it does not fit, the first setting with which it does."""
-        plan = self.plan(job, machine)
-        if plan.fits:
-            return Advice(plan, {})
-        for changes, changed in alternatives(job, machine):
-            if estimate(changed, machine).needs.total > machine.memory * (1 + UNCERTAIN):
-                continue  # which no compiler needs to be asked
-            instead = self.plan(changed, machine)
-            if instead.fits:
-                return Advice(plan, changes, instead)
-        return Advice(plan, {})
+        """Return a training's plan and, if it does not fit, the first proposal whose own plan does.
+
+        Raises:
+            ConfigError: The training does not divide over these GPUs.
+        """
+        return _advice(self.plan(job, machine), job, machine, self.plan)
+
+    def quickly(self, job: TrainJob, machine: Machine) -> Advice:
+        """Return the same without a wait: from sizes, but for a near miss, which only a compiler can decide.
+
+        Raises:
+            ConfigError: The training does not divide over these GPUs.
+        """
+        plan = self._at_once(job, machine)
+        if plan.how == "estimated" and abs(plan.needs.total / plan.memory - 1) <= UNCERTAIN:
+            plan = self.plan(job, machine)
+        return _advice(plan, job, machine, self._at_once)
+
+    def _at_once(self, job: TrainJob, machine: Machine) -> Plan:
+        """Return the plan that is kept, or an estimate."""
+        return self.known(job, machine) or estimate(job, machine)
 
     def plan(self, job: TrainJob, machine: Machine) -> Plan:
         """Return a plan, compiled if that is possible here.
 
         Raises:
-            UsageError: The training does not divide over these GPUs.
+            ConfigError: The training does not divide over these GPUs.
         """
+        estimated = estimate(job, machine)  # which looks at divisions before anything takes long
         known = self.known(job, machine)
-        if known is not None:
-            return known
-        if self._python is None:
-            return estimate(job, machine)
-        self._say(f"compiling for {machine.words}, {words(job.compute)}: some minutes")
+        if known is not None or self._python is None:
+            return known or estimated
+        self._say(f"compiling for {machine.words}, {words(job.compute)}: a minute or two")
         compiled = self._compile(self._python, job, machine)
         if compiled is None:
-            return estimate(job, machine)
+            return estimated
         self._keep(job, machine, compiled)
         return compiled
 
@@ -119,12 +125,11 @@ class Planner:
 
     def _compile(self, python: Path, job: TrainJob, machine: Machine) -> Plan | None:
         """Return what the program that compiles says; None, and words, when it cannot."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "job.json")
-            path.write_bytes(to_json(job))
-            command = [str(python), "-m", "pi05.jobs.plan", str(path), "--chip", machine.chip.name]
-            command += ["--gpus", str(machine.gpus), "--nodes", str(machine.nodes)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        try:
+            done = _run(python, job, machine)
+        except OSError as error:
+            self._say(f"not compiled, but estimated: {python} does not start: {error.strerror}")
+            return None
         last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
         if done.returncode == ConfigError.exit_code:
             raise UsageError(last)
@@ -140,25 +145,70 @@ class Planner:
         path.write_text(plan.model_dump_json() + "\n")
 
     def _path(self, job: TrainJob, machine: Machine) -> Path:
-        return self._folder / f"{digest(job, machine)}.json"
+        return self._folder / f"{digest(job, machine, self._compiler())}.json"
+
+    def _compiler(self) -> list[str]:
+        """Return the versions of what compiles."""
+        packages = self._python.parent.parent.glob("lib/python*/site-packages/jax*.dist-info") if self._python else ()
+        return sorted(package.name for package in packages)
+
+
+def _run(python: Path, job: TrainJob, machine: Machine) -> "subprocess.CompletedProcess[str]":
+    """Compile a training's step in a process of its own, with this source, wherever the packages are."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "job.json")
+        path.write_bytes(to_json(job))
+        command = [str(python), "-m", "pi05.jobs.plan", str(path), "--chip", machine.chip.name]
+        command += ["--gpus", str(machine.gpus), "--nodes", str(machine.nodes)]
+        environ = {**os.environ, "PYTHONPATH": str(_SOURCE.parent)}
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
+
+
+def _advice(plan: Plan, job: TrainJob, machine: Machine, plan_of: Callable[[TrainJob, Machine], Plan]) -> Advice:
+    """Return a plan and, if it does not fit, the first proposal whose own plan does."""
+    if plan.fits:
+        return Advice(plan, {})
+    for changes, changed in proposals(job, machine):
+        instead = plan_of(changed, machine)
+        if instead.fits:
+            return Advice(plan, changes, instead)
+    return Advice(plan, {})
 
 
 def training(
-    settings: Settings, task: str, preset: str, assignments: Sequence[str], machine: Machine
+    settings: Settings, task: str, preset: str, assignments: Sequence[str], gpus: int | None, nodes: int | None
 ) -> tuple[Rendered, TrainJob]:
-    """Return the training of a task as it would run on these GPUs: parameters are sharded over those of a node."""
+    """Return the training of a task as it would run on so many GPUs: parameters are sharded over those of a node."""
     overrides = dict(parse_assignment(text) for text in assignments)
     spec = RunSpec(kind="train", task=task, preset=preset, target="cluster", overrides=overrides)
-    shards = resolve(spec).train.fsdp_devices
-    if _SHARDS not in overrides and shards not in (0, machine.gpus):
-        spec = spec.model_copy(update={"overrides": {**overrides, _SHARDS: machine.gpus}})
+    train = settings.cluster.train
+    wanted = gpus or (train.gpus if (nodes or train.nodes) > 1 else None)
+    if _SHARDS not in overrides and wanted and resolve(spec).train.fsdp_devices not in (0, wanted):
+        spec = spec.model_copy(update={"overrides": {**overrides, _SHARDS: wanted}})
     run = render(spec, settings)
     assert isinstance(run.job, TrainJob)
     return run, run.job
 
 
+def machine_of(job: TrainJob, cluster: Cluster, chip: str | None, gpus: int | None, nodes: int | None) -> Machine:
+    """Return the GPUs that words name; what they leave open is the training's, or the cluster's.
+
+    Raises:
+        ConfigError: There is no such chip.
+        UsageError: Nobody says which, or a number is impossible.
+    """
+    if any(number is not None and number < 1 for number in (gpus, nodes)):
+        raise UsageError(f"--gpus {gpus} and --nodes {nodes} must be at least 1")
+    name, count = chip or chip_of(cluster), nodes or cluster.train.nodes
+    if name is None:
+        known = ", ".join(chips.CHIPS)
+        raise UsageError(f"for which GPU? Use --chip ({known}), or name it in pi05.toml: [cluster.train] chip")
+    own = job.train.fsdp_devices if count == 1 else 0
+    return Machine(chips.find(name), gpus or own or cluster.train.gpus or 1, count)
+
+
 def training_of(run: Rendered) -> tuple[Rendered, TrainJob] | None:
-    """Return the training of a run, and its job: the run itself, or the stage of a pipeline; None if nothing is trained."""
+    """Return the training of a run, and its job: the run itself, or a pipeline's stage; None if nothing is trained."""
     for stage in (run, *stages(run)):
         if isinstance(stage.job, TrainJob):
             return stage, stage.job
@@ -173,30 +223,17 @@ def chip_of(cluster: Cluster) -> str | None:
     return next((chips[labels[key]] for key, chips in _LABELS.items() if labels.get(key) in chips), None)
 
 
-def alternatives(job: TrainJob, machine: Machine) -> Iterator[tuple[Changes, TrainJob]]:
-    """Yield settings that need less memory and change no result, the cheapest first, and the job with each."""
-    levels = _RECOMPUTE[_RECOMPUTE.index(job.compute.recompute) + 1 :]
-    share = job.train.batch_size // (machine.gpus * machine.nodes)
-    parts = [count for count in _PARTS if count > job.compute.microbatches and share % count == 0]
-    tried: list[dict[str, str | int]] = [{"recompute": level} for level in levels]
-    most = tried[-1] if tried else {}
-    tried += [most | {"microbatches": count} for count in parts]
-    for changes in tried:
-        compute = job.compute.model_copy(update=changes)
-        yield {f"compute.{name}": value for name, value in changes.items()}, job.model_copy(update={"compute": compute})
-
-
-def digest(job: TrainJob, machine: Machine) -> str:
-    """Return 64 hex digits over all that makes a plan: the job without its names, the GPUs, and this source."""
+def digest(job: TrainJob, machine: Machine, compiler: Sequence[str]) -> str:
+    """Return 64 hex digits over all that makes a plan: the job without its names, GPUs, compiler and this source."""
     told = job.model_dump(mode="json", exclude={"run", "storage", "dataset", "others"})
-    content = hashlib.sha256(json.dumps([told, repr(machine)], sort_keys=True).encode())
-    root = Path(pi05.__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        content.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    tasks = [share.task for share in job.shares]
+    content = hashlib.sha256(json.dumps([told, tasks, repr(machine), list(compiler)], sort_keys=True).encode())
+    for path in sorted(_SOURCE.rglob("*.py")):
+        content.update(path.relative_to(_SOURCE).as_posix().encode() + path.read_bytes())
     return content.hexdigest()
 
 
 def words(compute: ComputeConfig) -> str:
     """Return how a step is computed, for people."""
-    parts = f" in {compute.microbatches} parts" if compute.microbatches > 1 else ""
-    return f"recomputing {compute.recompute}{parts}"
+    parts = f" in {compute.microbatches} microbatches" if compute.microbatches > 1 else ""
+    return f"recomputing {compute.recompute}, layers {compute.layers}{parts}"

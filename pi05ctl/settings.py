@@ -244,7 +244,7 @@ def load(folder: Path, environ: Mapping[str, str], python: Path) -> Settings:
         storage=_url(storage or "pi05-data", base),
         python=str(base / file.python) if file.python else str(python),
         planner_python=_beside(file.planner_python, _PLANNER, base, python)[0],
-        cuda_python=next((path for path in _beside(file.cuda_python, _CUDA, base, python) if Path(path).exists()), None),
+        cuda_python=_cuda(file.cuda_python, base, python),
         target=file.target,
         jobs_at_once=file.jobs_at_once,
         cluster=file.cluster,
@@ -287,6 +287,12 @@ def _url(storage: str, base: Path) -> str:
     if "://" in storage:
         return storage
     return (base / Path(storage).expanduser()).resolve().as_uri()
+
+
+def _cuda(given: str | None, base: Path, python: Path) -> str | None:
+    """Return the interpreter that compiles for GPUs: the given one, or one that is there."""
+    place = _beside(given, _CUDA, base, python)[0]
+    return place if given or Path(place).exists() else None
 
 
 def _beside(given: str | None, name: str, base: Path, python: Path) -> list[str]:

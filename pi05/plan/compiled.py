@@ -17,12 +17,12 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 from pi05 import sharding
-from pi05.chips import JAX_SHARE, Chip, Machine
+from pi05.chips import Chip, Machine
 from pi05.config import TrainJob
 from pi05.errors import ConfigError
-from pi05.model import flops
 from pi05.observation import Observation
 from pi05.plan.document import NO_COMPILER, Needs, Plan, Times
+from pi05.plan.estimate import model_flops
 from pi05.plan.program import read
 from pi05.training import step
 
@@ -96,7 +96,7 @@ def plan(job: TrainJob, machine: Machine, step: Compiled, tokens: int, tokens_kn
         memory=machine.memory,
         needs=step.needs,
         flops=cost.flops,
-        model_flops=_model_flops(job, machine, tokens),
+        model_flops=model_flops(job, machine, tokens),
         traffic=cost.memory,
         kernels=cost.kernels,
         wire=round(sum(cost.wire.values())),
@@ -140,14 +140,6 @@ dnn_version_info {{ major: 9 minor: 10 }}
 runtime_version {{ major: 12 minor: 8 patch: 0 }}
 device_description_str: "{chip.title}"
 """
-
-
-def _model_flops(job: TrainJob, machine: Machine, tokens: int) -> int:
-    """Return the FLOPs of one GPU that the mathematics asks for."""
-    cameras, train = len(job.convention.cameras), job.train
-    trained = step.trainable_paths(job.model, train.freeze)
-    whole = flops.of_step(job.model, cameras, tokens, train.batch_size, train.draws_per_sample, trained)
-    return whole // (machine.gpus * machine.nodes)
 
 
 def _devices(machine: Machine) -> list[Any]:

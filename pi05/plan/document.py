@@ -102,7 +102,7 @@ class Plan(Section):
 
     @property
     def copies(self) -> bool:
-        """Whether a checkpoint's copy has room beside a step; where it has none, training waits while one is written."""
+        """Whether a checkpoint's copy has room beside a step; without it training waits while one is written."""
         return self.needs.total + self.needs.state <= self.memory
 
     @property

@@ -4,7 +4,7 @@ What lies there between two steps is exact: the table of parameters and the rule
 follows the program as the compiler makes it, part by part (pi05.plan.parts):
 
     memory    what the backward pass needs, gradients, gathered weights; one layer more where layers are recomputed
-    kernels   a product takes as long as its FLOPs or its bytes; elementwise work, copies of a loop and AdamW their bytes
+    kernels   a product takes as long as its FLOPs or its bytes; elementwise work, a loop's copies and AdamW their bytes
     wire      weights are gathered for the forward pass, in a loop for the backward pass again, and gradients scattered
 
 The constants below were counted in compiled programs. `scripts/bench compiled --estimate` shows how far off it is.
@@ -127,7 +127,7 @@ def check(job: TrainJob, machine: Machine) -> None:
     devices, batch = machine.gpus * machine.nodes, job.train.batch_size
     shards, at_once = job.train.fsdp_devices or machine.gpus, devices * job.compute.microbatches
     if devices % shards:
-        raise ConfigError(f"train.fsdp_devices {shards} does not divide {machine.words}: use a divisor of {devices}, or 0")
+        raise ConfigError(f"train.fsdp_devices {shards} does not divide {machine.words}; use a divisor of {devices}")
     if batch % at_once:
         below = batch // at_once * at_once
         use = f"{below} or {below + at_once}" if below else f"{at_once}"
@@ -139,7 +139,9 @@ def _given(job: TrainJob, machine: Machine) -> _Given:
     check(job, machine)
     devices, compute, model = machine.gpus * machine.nodes, job.compute, job.model
     widest = max((head for least, head in parts.CUDNN.items() if machine.chip.capability >= least), default=0)
-    has_cudnn = compute.dtype == "bfloat16" and max(model.vlm.head_dim, model.vit.width // model.vit.num_heads) <= widest
+    has_cudnn = (
+        compute.dtype == "bfloat16" and max(model.vlm.head_dim, model.vit.width // model.vit.num_heads) <= widest
+    )
     return _Given(
         job,
         machine,
@@ -180,7 +182,7 @@ def _held(given: _Given) -> dict[str, int]:
 
 
 def _stored(given: _Given, path: str) -> int:
-    """Return the bytes of a number of a parameter: frozen ones (but for norms, which are small) lie there as computed."""
+    """Return the bytes of a number of a parameter: frozen ones (norms aside, which are small) lie there as computed."""
     return _EXACT if path in parts.trained_paths(given.job) else given.width
 
 
@@ -315,7 +317,9 @@ def _kernels(given: _Given, stacks: tuple[Part, ...]) -> int:
     counts = _LAUNCHES[given.layers]
     each = {stack.name: counts[stack.name] + _BESIDE * len(stack.factors) for stack in stacks}
     layers = sum(each[stack.name] * stack.depth * (1 if stack.flows else 1 / 3) for stack in stacks)
-    return round(layers * given.job.compute.microbatches + counts["step"] + _UPDATES * len(parts.trained_paths(given.job)))
+    return round(
+        layers * given.job.compute.microbatches + counts["step"] + _UPDATES * len(parts.trained_paths(given.job))
+    )
 
 
 def _times(given: _Given, work: _Work, kernels: int, wire: float, network: float) -> Times:
