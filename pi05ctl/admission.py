@@ -5,10 +5,11 @@ only where the estimate is too near to the limit to say.
 """
 
 from pi05 import chips
-from pi05.plan.estimate import UNCERTAIN
+from pi05.plan.document import Plan
+from pi05.plan.estimate import near
 from pi05ctl.errors import DoesNotFit
-from pi05ctl.forecast import verdict
-from pi05ctl.planning import Advice, Planner, chip_of, training_of
+from pi05ctl.forecast import short, verdict
+from pi05ctl.planning import Planner, chip_of, training_of
 from pi05ctl.render import Rendered
 from pi05ctl.settings import Cluster
 from pi05ctl.values import gpus_of
@@ -35,17 +36,16 @@ def note(run: Rendered, cluster: Cluster, planner: Planner) -> str:
     if name is None:
         return _UNKNOWN
     advice = planner.quickly(job, chips.Machine(chips.find(name), gpus, cluster.train.nodes))
+    if _is_near(advice.plan):
+        return f"{train.run} may not fit: {short(advice.plan)}, by an estimate. To know: {_plan_command(train)}"
     if advice.plan.fits:
         return ""
-    if _maybe(advice):
-        return f"{train.run} may not fit: {verdict(advice)}. To know: {_plan_command(train)}"
     raise DoesNotFit(f"{train.run} cannot fit: {verdict(advice)} (--no-plan submits it all the same)")
 
 
-def _maybe(advice: Advice) -> bool:
-    """Return whether a step may fit in spite of what an estimate says."""
-    plan = advice.plan
-    return plan.how == "estimated" and plan.needs.total <= plan.memory * (1 + UNCERTAIN)
+def _is_near(plan: Plan) -> bool:
+    """Return whether an estimate is too near to the limit to say."""
+    return plan.how == "estimated" and near(plan)
 
 
 def _plan_command(train: Rendered) -> str:

@@ -53,11 +53,15 @@ def data(advice: Advice, price: float | None) -> dict[str, Any]:
 def verdict(advice: Advice) -> str:
     """Return in one sentence why a plan does not fit, and what would."""
     plan = advice.plan
-    short = f"a step needs {_gb(plan.needs.total)} GB a GPU, and JAX has {_gb(plan.memory)} of each {plan.chip}"
     if advice.instead is None:
         what = "the state alone" if plan.needs.state > plan.memory else "every way to compute it"
-        return f"{short}; {what} is too large for {plan.gpus * plan.nodes} of them: take more GPUs or larger ones"
-    return f"{short}; with {options(advice.changes)} it needs {_gb(advice.instead.needs.total)}"
+        return f"{short(plan)}; {what} is too large for {plan.gpus * plan.nodes} of them: take more GPUs or larger ones"
+    return f"{short(plan)}; with {options(advice.changes)} it needs {_gb(advice.instead.needs.total)}"
+
+
+def short(plan: Plan) -> str:
+    """Return what a GPU needs and has."""
+    return f"a step needs {_gb(plan.needs.total)} GB a GPU, and JAX has {_gb(plan.memory)} of each {plan.chip}"
 
 
 def options(changes: Changes) -> str:

@@ -21,7 +21,7 @@ from pi05.chips import Machine
 from pi05.config import ComputeConfig, TrainJob
 from pi05.errors import ConfigError
 from pi05.plan.document import NO_COMPILER, Plan
-from pi05.plan.estimate import UNCERTAIN, estimate
+from pi05.plan.estimate import estimate, near
 from pi05ctl.errors import UsageError
 from pi05ctl.proposals import Changes, proposals
 from pi05ctl.render import Rendered, render, stages, to_json
@@ -91,7 +91,7 @@ class Planner:
             ConfigError: The training does not divide over these GPUs.
         """
         plan = self._at_once(job, machine)
-        if plan.how == "estimated" and abs(plan.needs.total / plan.memory - 1) <= UNCERTAIN:
+        if plan.how == "estimated" and near(plan):
             plan = self.plan(job, machine)
         return _advice(plan, job, machine, self._at_once)
 

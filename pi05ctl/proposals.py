@@ -23,7 +23,7 @@ _MOST = 4
 def proposals(job: TrainJob, machine: Machine) -> Iterator[tuple[Changes, TrainJob]]:
     """Yield changes and the job with them: all that are estimated to fit, or to miss it by no more than the error."""
     found = _fitting(job, machine, _ways(job, machine)) or _fitting(job, machine, _batches(job, machine))
-    for _, changes, changed in sorted(found, key=lambda one: one[0].times.step / one[0].batch_size)[:_MOST]:
+    for _, changes, changed in sorted(found, key=lambda one: (-one[0].batch_size, one[0].times.step))[:_MOST]:
         yield changes, changed
 
 

@@ -3,14 +3,16 @@
 What lies there between two steps is exact: the table of parameters and the rule by which they are split. The rest
 follows the program as the compiler makes it, part by part (pi05.plan.parts):
 
-    memory    what the backward pass needs, gradients, gathered weights; one layer more where layers are recomputed
+    memory    what the backward pass needs, and gathered weights or gradients; of recomputed layers one more, whole
     kernels   a product takes as long as its FLOPs or its bytes; elementwise work, a loop's copies and AdamW their bytes
     wire      weights are gathered for the forward pass, in a loop for the backward pass again, and gradients scattered
 
-The constants below were counted in compiled programs. `scripts/bench compiled --estimate` shows how far off it is.
+Products of cuDNN's attention are left out, as pi05.plan.program leaves them out. The constants were counted in compiled
+programs of the full preset; `scripts/bench compiled --estimate` shows how far off it is for others.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pi05.chips import Machine
@@ -24,31 +26,45 @@ from pi05.plan.program import LAUNCH
 from pi05.plan.prompt import assumed_length
 
 UNCERTAIN = 0.1
-"""Largest error of the bytes that was found, as a share."""
+"""Error of the bytes that is allowed for, as a share."""
 _TABLE = "PaliGemma/llm/embedder/input_embedding"
 _EXACT = 4
 """Bytes of a float32."""
-_LAUNCHES = {
-    "looped": {"tower": 116, "language": 104, "suffix": 114, "step": 570},
-    "unrolled": {"tower": 60, "language": 50, "suffix": 50, "step": 570},
+
+
+@dataclass(frozen=True)
+class _Program:
+    """What was counted in compiled programs.
+
+    Attributes:
+        launches: Kernels of a layer of each part, forward and backward, and of the step outside of layers.
+        gathers: How often a step gathers the weights that are split.
+        cast: Bytes that are moved for a number of a weight, to compute with it and for its gradient.
+        copies: How often what is kept is moved: a loop clears a stack, copies in, and out, which counts as five.
+        exposed: Of the wire, what no kernel runs beside.
+    """
+
+    launches: Mapping[str, int]
+    gathers: int
+    cast: float
+    copies: int
+    exposed: float
+
+
+_PROGRAMS = {
+    "looped": _Program({"tower": 116, "language": 104, "suffix": 114, "step": 576}, 2, 8.5, 8, 0.32),
+    "unrolled": _Program({"tower": 51, "language": 49, "suffix": 54, "step": 357}, 1, 4.3, 0, 0.14),
 }
-"""Kernels that a layer starts, forward and backward, and those that are in no layer."""
+_FACTOR = 7
+"""Kernels more for each product with a factor of LoRA."""
 _UPDATES = 4
 """Kernels of the optimizer for an array."""
-_UPDATED = 36, 8
-"""Bytes that the optimizer moves for a number: weight, moments and gradient with their norms, and the average."""
-_ALIKE = {"looped": 8, "unrolled": 0}
-"""How often a loop moves what it keeps: it clears the stack, copies in, and copies out, which counts five times."""
+_UPDATE, _AVERAGE = 36, 8
+"""Bytes that the optimizer moves for a number: weight, moments, gradient and the norms of both; and for its average."""
 _IN_HAND = 6
-"""Of a loop: the weights of how many layers are gathered, being gathered, or gradients on their way."""
+"""Of a loop: of how many layers weights are gathered, or gradients not yet scattered."""
 _SOFTMAX = 8, 10
-"""Bytes that are moved for a logit beside the products, forward and backward."""
-_CAST = 8.5
-"""Bytes that are moved for a number of a weight before it is computed with and for its gradient, in each part."""
-_BESIDE = 7
-"""Kernels more for each product with a factor of LoRA."""
-_EXPOSED = {"looped": 0.32, "unrolled": 0.13}
-"""Of the wire inside a node, what no kernel runs beside."""
+"""Bytes that are moved for a logit beside its products, forward and backward."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +72,14 @@ class _Given:
     """A job on GPUs, and what follows at once.
 
     Attributes:
-        shards: GPUs that share one copy of the parameters.
+        job, machine: What is trained on what.
+        tokens: Length of a prompt.
+        stacks: The model's parts.
+        shapes: Of all arrays.
+        held: How many numbers of each lie on one GPU.
+        trained: The paths of those that are trained.
         samples: That a GPU computes at a time.
-        layers: looped or unrolled.
+        program: How layers are run.
         fused: Whether attention is cuDNN's, which keeps no logits.
         width: Bytes of a number of the compute type.
     """
@@ -66,15 +87,28 @@ class _Given:
     job: TrainJob
     machine: Machine
     tokens: int
-    shards: int
+    stacks: tuple[Part, ...]
+    shapes: sizes.Shapes
+    held: dict[str, int]
+    trained: frozenset[str]
     samples: int
-    layers: str
+    program: _Program
     fused: bool
     width: int
 
     @property
     def devices(self) -> int:
         return self.machine.gpus * self.machine.nodes
+
+    @property
+    def matrices(self) -> dict[str, int]:
+        """How many numbers the arrays have that tokens are multiplied by."""
+        large = {path: math.prod(shape) for path, shape in self.shapes.items() if len(shape) > 1}
+        return {path: numbers for path, numbers in large.items() if path != _TABLE}
+
+    def stored(self, path: str) -> int:
+        """Return the bytes of a number: frozen ones lie there as computed with, but for norms, which are small."""
+        return _EXACT if path in self.trained else self.width
 
 
 def estimate(job: TrainJob, machine: Machine) -> Plan:
@@ -84,15 +118,7 @@ def estimate(job: TrainJob, machine: Machine) -> Plan:
         ConfigError: Batch, parts or parameters do not divide over them.
     """
     given = _given(job, machine)
-    stacks = parts.parts(job, given.tokens)
-    needs = _needs(given, stacks)
-    work = _Work(given)
-    for stack in stacks:
-        work.add(stack)
-    work.update()
-    wire, network = _wire(given)
-    kernels = _kernels(given, stacks)
-    times = _times(given, work, kernels, wire, network)
+    work, (wire, network), kernels = _work(given), _wire(given), _kernels(given)
     return Plan(
         how="estimated",
         chip=machine.chip.name,
@@ -103,15 +129,20 @@ def estimate(job: TrainJob, machine: Machine) -> Plan:
         tokens=given.tokens,
         tokens_known=False,
         memory=machine.memory,
-        needs=needs,
+        needs=_needs(given),
         flops=round(work.flops),
         model_flops=model_flops(job, machine, given.tokens),
         traffic=round(work.bytes),
         kernels=kernels,
         wire=round(wire),
         network=round(network),
-        times=times,
+        times=_times(given, work, kernels, wire / machine.chip.link + network / machine.chip.network),
     )
+
+
+def near(plan: Plan) -> bool:
+    """Return whether an error of an estimate could decide whether a step fits."""
+    return abs(plan.needs.total / plan.memory - 1) <= UNCERTAIN
 
 
 def model_flops(job: TrainJob, machine: Machine, tokens: int) -> int:
@@ -137,89 +168,86 @@ def check(job: TrainJob, machine: Machine) -> None:
 
 def _given(job: TrainJob, machine: Machine) -> _Given:
     check(job, machine)
-    devices, compute, model = machine.gpus * machine.nodes, job.compute, job.model
+    devices, compute, model, tokens = machine.gpus * machine.nodes, job.compute, job.model, assumed_length(job)
+    shapes, trained = sizes.shapes(model), frozenset(parts.trained_paths(job))
+    width = 2 if compute.dtype == "bfloat16" else _EXACT
     widest = max((head for least, head in parts.CUDNN.items() if machine.chip.capability >= least), default=0)
-    has_cudnn = (
-        compute.dtype == "bfloat16" and max(model.vlm.head_dim, model.vit.width // model.vit.num_heads) <= widest
-    )
+    heads = model.vlm.head_dim, model.vit.width // model.vit.num_heads
+    has_cudnn = compute.dtype == "bfloat16" and max(heads) <= widest
     return _Given(
         job,
         machine,
-        tokens=assumed_length(job),
-        shards=job.train.fsdp_devices or machine.gpus,
+        tokens,
+        stacks=parts.parts(job, tokens),
+        shapes=shapes,
+        held={path: _held(job, machine, shape, _EXACT if path in trained else width) for path, shape in shapes.items()},
+        trained=trained,
         samples=job.train.batch_size // devices // compute.microbatches,
-        layers="unrolled" if compute.layers == "auto" else compute.layers,
+        program=_PROGRAMS["looped" if compute.layers == "looped" else "unrolled"],
         fused=compute.attention == "cudnn" or (compute.attention == "auto" and has_cudnn),
-        width=2 if compute.dtype == "bfloat16" else _EXACT,
+        width=width,
     )
 
 
-def _needs(given: _Given, stacks: tuple[Part, ...]) -> Needs:
+def _held(job: TrainJob, machine: Machine, shape: tuple[int, ...], stored: int) -> int:
+    """Return how many numbers of an array lie on one GPU, by the rule of pi05.sharding.fsdp_sharding."""
+    whole, shards = math.prod(shape), job.train.fsdp_devices or machine.gpus
+    splits = whole * stored >= job.train.fsdp_min_bytes and any(size % shards == 0 for size in shape)
+    return whole // shards if splits else whole
+
+
+def _needs(given: _Given) -> Needs:
     """Return the bytes of one GPU."""
-    job, model, held = given.job, given.job.model, _held(given)
-    trained = sum(held[path] for path in parts.trained_paths(job))
-    rows = job.train.batch_size // given.devices
+    job, model = given.job, given.job.model
+    trained = sum(given.held[path] for path in given.trained)
     pixels = 3 * model.image_size**2 * len(job.convention.cameras)
-    chunk = model.action_horizon * model.action_dim
+    others = (_EXACT + 1) * (
+        given.tokens + model.action_horizon * model.action_dim
+    )  # numbers, and whether they are real
     return Needs(
-        parameters=sum(numbers * _stored(given, path) for path, numbers in held.items()),
+        parameters=sum(numbers * given.stored(path) for path, numbers in given.held.items()),
         moments=2 * _EXACT * trained,
         averages=_EXACT * trained if job.train.ema_decay is not None else 0,
-        batch=rows * (pixels + (_EXACT + 1) * (given.tokens + chunk)),
-        temporary=round(_temporary(given, stacks)),
+        batch=job.train.batch_size // given.devices * (pixels + others),
+        temporary=round(_temporary(given)),
     )
 
 
-def _held(given: _Given) -> dict[str, int]:
-    """Return how many numbers of each array lie on one GPU, by the rule of pi05.sharding.fsdp_sharding."""
+def _temporary(given: _Given) -> float:
+    """Return what a step needs beside the state: activations, gradients and gathered weights.
 
-    def part(path: str, shape: tuple[int, ...]) -> int:
-        whole = math.prod(shape)
-        large = whole * _stored(given, path) >= given.job.train.fsdp_min_bytes
-        return whole // given.shards if large and any(size % given.shards == 0 for size in shape) else whole
-
-    return {path: part(path, shape) for path, shape in sizes.shapes(given.job.model).items()}
-
-
-def _stored(given: _Given, path: str) -> int:
-    """Return the bytes of a number of a parameter: frozen ones (norms aside, which are small) lie there as computed."""
-    return _EXACT if path in parts.trained_paths(given.job) else given.width
-
-
-def _temporary(given: _Given, stacks: tuple[Part, ...]) -> float:
-    """Return what a step needs beside the state: activations, gradients and gathered weights."""
-    at_once = given.samples * (2 if given.job.compute.microbatches == 2 else 1)  # two parts run side by side
-    kept = sum(_kept(given, stack, stack.recompute) * (stack.depth if stack.flows else 0) for stack in stacks)
-    again = max(_kept(given, stack, "nothing") for stack in stacks)
-    kept += again * (stacks[0].recompute != "nothing")
-    trained = parts.trained_paths(given.job)
-    gradients = sum(numbers for path, numbers in _held(given).items() if path in trained) * _EXACT
-    return at_once * kept + gradients * (2 if given.job.compute.microbatches > 1 else 1) + _gathered(given)
+    A loop has the stacks of all gradients from its beginning. Unrolled, there are few when most is kept and gathered.
+    """
+    parts_of_batch = given.job.compute.microbatches
+    samples = given.samples * (2 if parts_of_batch == 2 else 1)  # two are no loop, and run side by side
+    kept = samples * sum(_kept(given, stack, stack.recompute) * stack.depth for stack in given.stacks if stack.flows)
+    if given.job.compute.recompute != "nothing":
+        kept += samples * max(_kept(given, stack, "nothing") for stack in given.stacks)
+    gradients = _EXACT * sum(given.held[path] for path in given.trained)
+    if parts_of_batch > 1:
+        return kept + _gathered(given) + 2 * gradients
+    return kept + (_gathered(given) + gradients if given.program.copies else max(_gathered(given), gradients))
 
 
 def _kept(given: _Given, part: Part, recompute: str) -> float:
     """Return the bytes of one sample that the backward pass of one layer needs."""
-    numbers = part.rows * part.tokens * part.kept[recompute] * given.width
     seen = part.attention
     logits = 0 if given.fused or recompute != "nothing" else part.rows * seen.heads * seen.queries * seen.keys
-    return numbers + logits * given.width
+    return given.width * (part.rows * part.tokens * part.kept[recompute] + logits)
 
 
 def _gathered(given: _Given) -> float:
     """Return the bytes of weights as they are computed with: of all layers, or of those that a loop has in hand."""
-    matrices = _matrices(given)
-    if given.layers == "unrolled":
-        held = _held(given)
-        copied = (path for path, size in matrices.items() if size > held[path] or _stored(given, path) != given.width)
-        return given.width * sum(matrices[path] for path in copied)
-    language = sum(size for path, size in matrices.items() if "/layers/" in path and "_1/" not in path)
+    matrices = given.matrices
+    if not given.program.copies:
+        return given.width * sum(numbers for path, numbers in matrices.items() if _is_made(given, path, numbers))
+    language = sum(numbers for path, numbers in matrices.items() if "/layers/" in path and "_1/" not in path)
     return _IN_HAND * given.width * language / given.job.model.vlm.depth
 
 
-def _matrices(given: _Given) -> dict[str, int]:
-    """Return how many numbers the arrays have that tokens are multiplied by."""
-    table = sizes.shapes(given.job.model)
-    return {path: math.prod(shape) for path, shape in table.items() if len(shape) > 1 and path != _TABLE}
+def _is_made(given: _Given, path: str, numbers: int) -> bool:
+    """Return whether what is computed with is another array than the one that lies there."""
+    return numbers > given.held[path] or given.stored(path) != given.width
 
 
 class _Work:
@@ -237,50 +265,39 @@ class _Work:
 
     def add(self, part: Part) -> None:
         """Count a part's products, attention, elementwise work and copies."""
-        given = self._given
-        t = given.samples * part.rows * part.tokens
-        times = part.depth * given.job.compute.microbatches
-        again = part.flows and part.recompute == "layers"
+        given, again = self._given, part.flows and part.recompute == "layers"
+        t, times = given.samples * part.rows * part.tokens, part.depth * given.job.compute.microbatches
         for place, (rows, columns) in enumerate(part.products):
             last = place == len(part.products) - 1
             self._product(t, rows, columns, times * (1 + part.own + part.flows + (again and not last)))
         for rows, columns in part.factors:
             self._product(t, rows, columns, times * (2 + part.flows + again))
         self._attention(part, times * (1 + again), times * part.flows)
-        elementwise = part.forward * (1 + (part.flows and part.recompute != "nothing")) + part.backward * part.flows
-        self.move(times * t * elementwise * given.width)
-        kept = _kept(given, part, part.recompute) * given.samples * part.flows
-        self.move(times * kept * _ALIKE[given.layers])
-
-    def update(self) -> None:
-        """Count the optimizer, and how weights become what is computed with."""
-        held, trained = _held(self._given), set(parts.trained_paths(self._given.job))
-        average = self._given.job.train.ema_decay is not None
-        each = _UPDATED[0] + _UPDATED[1] * average
-        self.move(each * sum(numbers for path, numbers in held.items() if path in trained))
-        self.move(_CAST * sum(_matrices(self._given).values()) * self._given.job.compute.microbatches)
+        passes = 1 + (part.flows and part.recompute != "nothing")
+        self.move(times * t * (part.forward * passes + part.backward * part.flows) * given.width)
+        kept = given.samples * _kept(given, part, part.recompute)
+        self.move(times * kept * part.flows * given.program.copies)
 
     def move(self, amount: float) -> None:
-        """Count bytes that a kernel moves and does little with."""
-        self.bytes += amount
-        self.memory += amount / self._chip.bandwidth
-
-    def _attention(self, part: Part, forward: float, backward: float) -> None:
-        """Count cuDNN's kernels by their bytes, or XLA's products and the float32 logits between them."""
-        given, seen = self._given, part.attention
-        rows = given.samples * part.rows
-        mixed, kv = seen.queries * seen.heads * seen.dim, seen.keys * seen.kv
-        self.move((2 * forward + 4 * backward) * rows * (mixed + kv) * given.width)
-        if not given.fused:
-            logits = rows * seen.heads * seen.queries * seen.keys
-            for side in (_EXACT, given.width):  # queries by keys make float32, what values are mixed by is rounded
-                moved = side * logits + given.width * (rows * seen.heads * seen.queries * seen.dim + rows * kv)
-                self._kernel(2 * logits * seen.dim, moved, forward + 2 * backward)
-            self.move((_SOFTMAX[0] * forward + _SOFTMAX[1] * backward) * logits)
+        """Count bytes that are moved, and of which little is made."""
+        self._kernel(0, amount, 1)
 
     def _product(self, t: int, rows: int, columns: int, times: float) -> None:
         """Count t tokens times a matrix, so often; its gradients cost the same."""
         self._kernel(2 * t * rows * columns, self._given.width * (t * rows + rows * columns + t * columns), times)
+
+    def _attention(self, part: Part, forward: float, backward: float) -> None:
+        """Count cuDNN's kernels by their bytes, or XLA's products and the logits between them."""
+        given, seen = self._given, part.attention
+        rows = given.samples * part.rows
+        mixed, kv = rows * seen.queries * seen.heads * seen.dim, rows * seen.keys * seen.kv
+        self.move((2 * forward + 4 * backward) * (mixed + kv) * given.width)
+        if given.fused:
+            return
+        logits = rows * seen.heads * seen.queries * seen.keys
+        for side in (_EXACT, given.width):  # queries by keys make float32; what values are mixed by is rounded
+            self._kernel(2 * logits * seen.dim, side * logits + given.width * (mixed + kv), forward + 2 * backward)
+        self.move((_SOFTMAX[0] * forward + _SOFTMAX[1] * backward) * logits)
 
     def _kernel(self, work: float, moved: float, times: float) -> None:
         """Count a kernel, so often, by what binds it."""
@@ -293,39 +310,43 @@ class _Work:
             self.memory += times * memory
 
 
+def _work(given: _Given) -> _Work:
+    """Return what the kernels of a step do."""
+    work = _Work(given)
+    for stack in given.stacks:
+        work.add(stack)
+    updated = sum(given.held[path] for path in given.trained)
+    work.move(updated * (_UPDATE + _AVERAGE * (given.job.train.ema_decay is not None)))
+    work.move(given.program.cast * sum(given.matrices.values()) * given.job.compute.microbatches)
+    return work
+
+
 def _wire(given: _Given) -> tuple[float, float]:
     """Return the bytes that a GPU sends, and those that a node sends to others."""
-    trained, held = set(parts.trained_paths(given.job)), _held(given)
-    share = (given.shards - 1) / given.shards
-    copies = given.devices // given.shards
-    gathers = 1 if given.layers == "unrolled" else 2
-    sent = reduced = 0.0
-    for path, numbers in _matrices(given).items():
-        if numbers > held[path]:
-            again = gathers if "_1/" not in path else 1
-            sent += given.width * numbers * share * (again + (path in trained)) * given.job.compute.microbatches
-    for path, numbers in held.items():
-        if path in trained:
-            reduced += numbers * (_EXACT if path == _TABLE else given.width)
-    between = 2 * reduced * (copies - 1) / copies
-    away = given.machine.gpus * between if given.machine.nodes > 1 else 0.0
-    return sent + between, away
+    shards = given.job.train.fsdp_devices or given.machine.gpus
+    share, copies = (shards - 1) / shards, given.devices // shards
+    sent = 0.0
+    for path, numbers in given.matrices.items():
+        if numbers > given.held[path]:
+            gathers = given.program.gathers if "_1/" not in path else 1  # the suffix keeps its own
+            sent += given.width * numbers * share * (gathers + (path in given.trained))
+    gradients = sum(given.held[path] * (_EXACT if path == _TABLE else given.width) for path in given.trained)
+    between = 2 * gradients * (copies - 1) / copies
+    network = given.machine.gpus * between if given.machine.nodes > 1 else 0.0
+    return sent * given.job.compute.microbatches + between, network
 
 
-def _kernels(given: _Given, stacks: tuple[Part, ...]) -> int:
-    """Return how many kernels a step starts."""
-    counts = _LAUNCHES[given.layers]
-    each = {stack.name: counts[stack.name] + _BESIDE * len(stack.factors) for stack in stacks}
-    layers = sum(each[stack.name] * stack.depth * (1 if stack.flows else 1 / 3) for stack in stacks)
-    return round(
-        layers * given.job.compute.microbatches + counts["step"] + _UPDATES * len(parts.trained_paths(given.job))
+def _kernels(given: _Given) -> int:
+    """Return how many kernels a step starts; without a backward pass, a third of a layer's."""
+    counts = given.program.launches
+    layers = sum(
+        stack.depth * (counts[stack.name] + _FACTOR * len(stack.factors)) * (1 if stack.flows else 1 / 3)
+        for stack in given.stacks
     )
+    return round(layers * given.job.compute.microbatches + counts["step"] + _UPDATES * len(given.trained))
 
 
-def _times(given: _Given, work: _Work, kernels: int, wire: float, network: float) -> Times:
-    chip = given.machine.chip
-    inside, between = wire / chip.link, network / chip.network
+def _times(given: _Given, work: _Work, kernels: int, wire: float) -> Times:
     launches = kernels * LAUNCH
-    exposed = _EXPOSED[given.layers] * (inside + between)
-    step = work.compute + work.memory + launches + exposed
-    return Times(compute=work.compute, memory=work.memory, launches=launches, wire=inside + between, step=step)
+    step = work.compute + work.memory + launches + given.program.exposed * wire
+    return Times(compute=work.compute, memory=work.memory, launches=launches, wire=wire, step=step)

@@ -5,6 +5,7 @@ pi05/model/stack.py what is kept. How often elementwise work reads and writes an
 program of the full preset, layers looped. All counts are numbers of the compute type, a token and layer.
 """
 
+import re
 from dataclasses import dataclass
 
 from pi05.config import GemmaConfig, TrainJob, VitConfig
@@ -85,8 +86,6 @@ def trained_paths(job: TrainJob) -> list[str]:
 
 
 def _is_frozen(job: TrainJob, path: str) -> bool:
-    import re
-
     return sizes.frozen_beside_factors(job.model, path) or any(re.fullmatch(one, path) for one in job.train.freeze)
 
 
