@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pi05.chips import Machine
-from pi05.config import TrainJob
+from pi05.config import ComputeConfig, TrainJob
 from pi05.errors import ConfigError
 from pi05.model import flops
 from pi05.plan import parts, sizes
@@ -42,6 +42,7 @@ class _Program:
         cast: Bytes that are moved for a number of a weight, to compute with it and for its gradient.
         copies: How often what is kept is moved: a loop clears a stack, copies in, and out, which counts as five.
         exposed: Of the wire, what no kernel runs beside.
+        in_turn: Whether layers that are computed again are so one after the other; otherwise all of them lie there.
     """
 
     launches: Mapping[str, int]
@@ -49,12 +50,13 @@ class _Program:
     cast: float
     copies: int
     exposed: float
+    in_turn: bool = True
 
 
-_PROGRAMS = {
-    "looped": _Program({"tower": 116, "language": 104, "suffix": 114, "step": 576}, 2, 8.5, 8, 0.32),
-    "unrolled": _Program({"tower": 51, "language": 49, "suffix": 54, "step": 357}, 1, 4.3, 0, 0.14),
-}
+_LOOPED = _Program({"tower": 116, "language": 104, "suffix": 114, "step": 576}, 2, 8.5, 8, 0.32)
+_UNROLLED = _Program({"tower": 51, "language": 49, "suffix": 54, "step": 357}, 1, 4.3, 0, 0.14)
+_UNROLLED_AGAIN = _Program({"tower": 118, "language": 78, "suffix": 53, "step": 331}, 2, 8.5, 0, 0.04, in_turn=False)
+"""Unrolled, and whole layers computed again: the compiler starts that for many layers at once."""
 _FACTOR = 7
 """Kernels more for each product with a factor of LoRA."""
 _UPDATES = 4
@@ -183,10 +185,16 @@ def _given(job: TrainJob, machine: Machine) -> _Given:
         held={path: _held(job, machine, shape, _EXACT if path in trained else width) for path, shape in shapes.items()},
         trained=trained,
         samples=job.train.batch_size // devices // compute.microbatches,
-        program=_PROGRAMS["looped" if compute.layers == "looped" else "unrolled"],
+        program=_program(compute),
         fused=compute.attention == "cudnn" or (compute.attention == "auto" and has_cudnn),
         width=width,
     )
+
+
+def _program(compute: ComputeConfig) -> _Program:
+    if compute.layers == "looped":
+        return _LOOPED
+    return _UNROLLED_AGAIN if compute.recompute == "layers" else _UNROLLED
 
 
 def _held(job: TrainJob, machine: Machine, shape: tuple[int, ...], stored: int) -> int:
@@ -220,8 +228,11 @@ def _temporary(given: _Given) -> float:
     """
     parts_of_batch = given.job.compute.microbatches
     samples = given.samples * (2 if parts_of_batch == 2 else 1)  # two are no loop, and run side by side
-    kept = samples * sum(_kept(given, stack, stack.recompute) * stack.depth for stack in given.stacks if stack.flows)
-    if given.job.compute.recompute != "nothing":
+    kept = 0.0
+    for stack in given.stacks:
+        what = stack.recompute if given.program.in_turn else "nothing"
+        kept += samples * _kept(given, stack, what) * stack.depth * stack.flows
+    if given.program.in_turn and given.job.compute.recompute != "nothing":
         kept += samples * max(_kept(given, stack, "nothing") for stack in given.stacks)
     gradients = _EXACT * sum(given.held[path] for path in given.trained)
     if parts_of_batch > 1:
@@ -239,7 +250,7 @@ def _kept(given: _Given, part: Part, recompute: str) -> float:
 def _gathered(given: _Given) -> float:
     """Return the bytes of weights as they are computed with: of all layers, or of those that a loop has in hand."""
     matrices = given.matrices
-    if not given.program.copies:
+    if given.program.gathers == 1:
         return given.width * sum(numbers for path, numbers in matrices.items() if _is_made(given, path, numbers))
     language = sum(numbers for path, numbers in matrices.items() if "/layers/" in path and "_1/" not in path)
     return _IN_HAND * given.width * language / given.job.model.vlm.depth

@@ -85,4 +85,4 @@ def test_between_nodes_only_gradients_move(tmp_path: Path) -> None:
     plan = compiled(tmp_path, told, nodes=2)
     numbers = plan.needs.moments / 8  # of one GPU: two float32 each
     whole = 8 * 2 * numbers  # a ring of two nodes sends what it has once, here in bfloat16
-    assert 0.9 * whole < plan.network < 1.6 * whole
+    assert 0.9 * whole < plan.network < 1.2 * whole
