@@ -35,7 +35,7 @@ from typing import Any
 from pi05.config import EvalJob, Job, TrainJob
 from pi05.storage import PARAMS, RunPaths, connect
 from pi05ctl.render import render, to_json
-from pi05ctl.settings import Settings
+from pi05ctl.settings import FILE, Settings
 from pi05ctl.spec import RunSpec, parse_assignment
 
 GB = 1e9
@@ -195,7 +195,7 @@ def main() -> None:
         ended.callback(server.stop)
         os.environ |= {"TMPDIR": name, "XDG_CACHE_HOME": name, "STORAGE_EMULATOR_HOST": server.url}
         url = new_bucket(server)
-        os.environ |= {"PI05_STORAGE": url, "JAX_PLATFORMS": "cpu"}
+        os.environ["JAX_PLATFORMS"] = "cpu"
         stages = {name: _measured(name, command, folder) for name, command in _commands(folder, url)}
     largest = max(stage["peak_gb"] for stage in stages.values())
     seconds = round(sum(stage["seconds"] for stage in stages.values()))
@@ -214,9 +214,10 @@ def _commands(folder: Path, url: str) -> Iterator[tuple[str, list[str]]]:
         return [sys.executable, "-m", f"pi05.jobs.{module}", str(path)]
 
     weights = [sys.executable, "-m", "pi05ctl", "weights"]
+    (folder / FILE).write_text(f'target = "cluster"\n[cluster]\nstorage = "{url}"\n')
     yield "demos", ours(job("demos", url), "demos")
     yield "draw", inside("draw")
-    yield "push", [*weights, "push", WEIGHTS, str(folder / WEIGHTS)]
+    yield "push", [*weights, "push", WEIGHTS, "--from", str(folder / WEIGHTS)]
     shutil.rmtree(folder / WEIGHTS)
     yield "verify", [*weights, "verify", WEIGHTS]
     for name in ("opened", "saved", "resumed", "trained"):
@@ -229,7 +230,7 @@ def _measured(name: str, command: list[str], folder: Path) -> dict[str, float]:
     """Run a process; return its seconds, and the peak memory of it or of the largest that it started."""
     start, log = time.monotonic(), folder / f"{name}.log"
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
         _, status, used = os.wait4(process.pid, 0)
     words = log.read_text()
     if code := os.waitstatus_to_exitcode(status):

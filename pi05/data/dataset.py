@@ -26,7 +26,7 @@ import pyarrow.parquet
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pi05.config import ACTION_NAMES, Convention, explain
-from pi05.data.lerobot import MAKE_AGAIN, LeRobotFolder, Numbers, read_json
+from pi05.data.lerobot import MAKE_AGAIN, LeRobotFolder, Rows, read_json
 from pi05.errors import DataError
 from pi05.tasks import Task, find
 
@@ -181,7 +181,7 @@ def load(folder: Path) -> Dataset:
     return Dataset(meta, numbers.states, numbers.actions, numbers.starts, names, folder)
 
 
-def _check_episodes(folder: Path, meta: DatasetMeta, numbers: Numbers) -> None:
+def _check_episodes(folder: Path, meta: DatasetMeta, numbers: Rows) -> None:
     """Raise DataError unless there is a seed an episode, and the task's own instruction."""
     episodes = len(numbers.sentences)
     if episodes != len(meta.seeds):

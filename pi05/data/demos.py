@@ -25,8 +25,8 @@ from typing import Protocol, Self
 from pi05.config import DemosConfig
 from pi05.data.blocks import Block
 from pi05.data.dataset import Attempt, Demo
-from pi05.data.pool import PERIOD, Pool, Seeds
-from pi05.data.recordings import Source
+from pi05.data.pool import PERIOD, Planners, Seeds
+from pi05.data.recordings import Recordings
 from pi05.errors import ConfigError, DataError
 from pi05.tasks import DEMO_SEEDS, Task
 
@@ -52,7 +52,7 @@ class Wanted:
     source: str = ""
 
     @classmethod
-    def of(cls, task: Task, config: DemosConfig, source: Source | None = None) -> Self:
+    def of(cls, task: Task, config: DemosConfig, source: Recordings | None = None) -> Self:
         """Return what a job asks for.
 
         Raises:
@@ -121,7 +121,7 @@ class Collection:
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """Which blocks are one shard's.
 
     Attributes:
@@ -183,7 +183,7 @@ def collect(
     raise DataError(_give_up(wanted, collection))
 
 
-def assist(share: Share, maker: Maker, on_block: Callable[[int, int], None], check_stop: Callable[[], None]) -> None:
+def assist(share: Shard, maker: Maker, on_block: Callable[[int, int], None], check_stop: Callable[[], None]) -> None:
     """Make the blocks that are ours, until those of all shards should hold the demonstrations that are wanted.
 
     Args:
@@ -220,7 +220,7 @@ class Team:
         period: Seconds between two looks at the shelf.
     """
 
-    def __init__(self, pool: Pool, share: Share, at_work: Callable[[int], bool], period: float) -> None:
+    def __init__(self, pool: Planners, share: Shard, at_work: Callable[[int], bool], period: float) -> None:
         self._pool, self._share, self._at_work, self._period = pool, share, at_work, period
         self._ahead: set[Seeds] = set()
         self._taken: set[Seeds] = set()

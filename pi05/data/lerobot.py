@@ -28,7 +28,7 @@ _COUNTERS = ("episode_index", "index", "task_index")
 
 
 @dataclass(frozen=True)
-class Numbers:
+class Rows:
     """All rows of a dataset but their images.
 
     Attributes:
@@ -94,7 +94,7 @@ class LeRobotFolder:
         except (KeyError, TypeError) as error:
             raise DataError(f"{self.path}/{INFO} does not describe {feature}; {MAKE_AGAIN}") from error
 
-    def numbers(self) -> Numbers:
+    def numbers(self) -> Rows:
         """Read states, actions, episode bounds and instructions.
 
         Raises:
@@ -104,7 +104,7 @@ class LeRobotFolder:
         self._check_rows(table["index"].to_numpy())
         episodes = self._episodes()
         starts = self._starts(table["episode_index"].to_numpy(), [int(episode["length"]) for episode in episodes])
-        return Numbers(
+        return Rows(
             states=self._matrix(table, _STATE),
             actions=self._matrix(table, _ACTION),
             starts=starts,

@@ -46,7 +46,7 @@ _SOURCE = "ManiSkill's motion-planning solver, planned by pi05.data.planner"
 
 
 @dataclass(frozen=True)
-class Attempt:
+class Planned:
     """What became of one seed: `steps` recorded, `seconds` of one core that planning took, why it failed or ""."""
 
     seed: int
@@ -69,7 +69,7 @@ class Planner:
         self._env = simulator.make(tasks.find(task), convention)
         self._solve = _solver(task)
 
-    def block(self, seeds: range, out: Path) -> list[Attempt]:
+    def block(self, seeds: range, out: Path) -> list[Planned]:
         """Plan `seeds` and write `out` (.h5) and its .json, both complete or neither."""
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.stem}."))
@@ -83,7 +83,7 @@ class Planner:
             shutil.rmtree(folder, ignore_errors=True)
         return attempts
 
-    def _attempt(self, recorder: Any, seed: int) -> Attempt:
+    def _attempt(self, recorder: Any, seed: int) -> Planned:
         """Plan one seed; whatever the solver raises is that seed's failure."""
         _seed_libraries(seed)
         begin = time.process_time()
@@ -96,7 +96,7 @@ class Planner:
             reason = f"{type(error).__name__}: {error}"
         if not reason:
             recorder.flush_trajectory()  # else the next reset, which reconfigures, drops what was recorded
-        attempt = Attempt(seed, not reason, steps, round(time.process_time() - begin, 3), reason)
+        attempt = Planned(seed, not reason, steps, round(time.process_time() - begin, 3), reason)
         log.info("seed %d: %s, %d steps, %.2f s", seed, reason or "planned", steps, attempt.seconds)
         return attempt
 
@@ -156,7 +156,7 @@ class _Kept:
         pass
 
 
-def _publish(folder: Path, out: Path, attempts: list[Attempt]) -> None:
+def _publish(folder: Path, out: Path, attempts: list[Planned]) -> None:
     """Add the attempts to the json and rename both files into place, the json last."""
     recorded = folder / "block.json"
     content = json.loads(recorded.read_bytes()) if recorded.exists() else {"episodes": []}

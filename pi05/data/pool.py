@@ -20,7 +20,7 @@ from typing import IO, Protocol, Self, cast
 from pi05.config import Convention
 from pi05.data import blocks
 from pi05.data.blocks import Block
-from pi05.data.recordings import Source, read_plan
+from pi05.data.recordings import Recordings, read_plan
 from pi05.data.replay import origin
 from pi05.errors import ConfigError, TemporaryError
 from pi05.tasks import Task
@@ -48,7 +48,7 @@ class Shelf(Protocol):
     def put(self, name: str, content: bytes) -> None: ...
 
 
-class Pool:
+class Planners:
     """Makes blocks, ahead of whoever asks; use as a context manager.
 
     Args:
@@ -72,7 +72,7 @@ class Pool:
         folder: Path,
         workers: int,
         shelf: Shelf | None = None,
-        source: Source | None = None,
+        source: Recordings | None = None,
         replayer: str = sys.executable,
     ) -> None:
         if not source:

@@ -46,7 +46,7 @@ class Plan:
     recordings: dict[int, Recording]
 
 
-class Source:
+class Recordings:
     """Demonstrations that others recorded, as ManiSkill's h5 file with its json beside it.
 
     Args:

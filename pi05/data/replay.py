@@ -22,7 +22,7 @@ from pi05.config import Convention
 from pi05.data.blocks import Origin, png, write_block
 from pi05.data.dataset import Attempt, Demo
 from pi05.data.lines import serve
-from pi05.data.recordings import Plan, Recording, Source, read_plan
+from pi05.data.recordings import Plan, Recording, Recordings, read_plan
 from pi05.errors import DataError
 from pi05.simulator import Simulator
 from pi05.tasks import Task
@@ -114,7 +114,7 @@ class _Replayer:
         source: Recordings of others to replay; without it, those that the planner has just written.
     """
 
-    def __init__(self, task: Task, convention: Convention, source: Source | None) -> None:
+    def __init__(self, task: Task, convention: Convention, source: Recordings | None) -> None:
         self._source = source
         self._origin = origin(task, convention, source.identity if source else "")
         self._simulator = Simulator(task, convention)
@@ -145,7 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     task = tasks.find(given.task)
-    source = Source(given.source, task, given.convention) if given.source else None
+    source = Recordings(given.source, task, given.convention) if given.source else None
     serve(_Replayer(task, given.convention, source).block)
 
 

@@ -59,7 +59,7 @@ def kept(storage: Storage) -> Generator[None]:
     key = f"{KEY}/{machine()}"
     folder = storage.scratch(key)
     try:
-        shelf = None if isinstance(storage, FileStorage) else Shelf(storage, key, folder)
+        shelf = None if isinstance(storage, FileStorage) else BucketCache(storage, key, folder)
         names = _prepared(folder, shelf)
     except (JobError, OSError) as error:
         log.info("compiled programs of earlier starts cannot be had: %s", error)
@@ -72,7 +72,7 @@ def kept(storage: Storage) -> Generator[None]:
         yield
 
 
-class Shelf:
+class BucketCache:
     """The cache of a machine in a bucket, beside the local folder that JAX works in.
 
     Args:
@@ -162,7 +162,7 @@ def machine() -> str:
     return f"{first.platform}-{hashlib.sha256(' '.join(said).encode()).hexdigest()[:12]}"
 
 
-def _prepared(folder: Path, shelf: Shelf | None) -> list[str]:
+def _prepared(folder: Path, shelf: BucketCache | None) -> list[str]:
     """Return the names of what is in the folder after it was filled, checked and made small enough."""
     folder.mkdir(parents=True, exist_ok=True)
     if shelf:

@@ -14,9 +14,9 @@ from pathlib import Path
 from pi05 import simulator
 from pi05.config import DemosJob
 from pi05.data import dataset as datasets
-from pi05.data.demos import Collection, Share, Team, Wanted, assist, collect
-from pi05.data.pool import Pool
-from pi05.data.recordings import Source
+from pi05.data.demos import Collection, Shard, Team, Wanted, assist, collect
+from pi05.data.pool import Planners
+from pi05.data.recordings import Recordings
 from pi05.errors import DataError
 from pi05.jobs.runtime import Context, main
 from pi05.storage import FileStorage, RunPaths, Storage
@@ -67,9 +67,9 @@ class _Work:
         simulator.check(job.convention)
         self._job, self._context = job, context
         self.task = find(job.task)
-        self._source = Source(Path(job.demos.source), self.task, job.convention) if job.demos.source else None
+        self._source = Recordings(Path(job.demos.source), self.task, job.convention) if job.demos.source else None
         self._wanted = Wanted.of(self.task, job.demos, self._source)
-        self._share = Share(context.shard, context.shards, self._wanted)
+        self._share = Shard(context.shard, context.shards, self._wanted)
         if self._source and self._source.twice:
             message = (
                 f"{self._source.path} has {self._source.twice} episodes of a seed that it has already; one is used"
@@ -113,13 +113,13 @@ class _Work:
             versions={**simulator.versions(), "lerobot": version("lerobot")},
         )
 
-    def _pool(self) -> Pool:
+    def _pool(self) -> Planners:
         """Return what makes blocks in this process."""
         job, context = self._job, self._context
         alone = context.shards == 1 and isinstance(context.storage, FileStorage)
         shelf = None if alone else _Shelf(context.storage, f"{RunPaths(job.run).work}/blocks")
         folder = context.storage.scratch(context.paths.work) / "blocks"
-        return Pool(job.planner_python, self.task, job.convention, folder, job.demos.workers, shelf, self._source)
+        return Planners(job.planner_python, self.task, job.convention, folder, job.demos.workers, shelf, self._source)
 
     def _at_work(self, shard: int) -> bool:
         """Return whether a shard is running."""

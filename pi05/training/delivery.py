@@ -62,13 +62,13 @@ def delivery(around: Surroundings, keep_every: int, total: int) -> AbstractConte
         keep_every: Multiples of this step are kept beside the last checkpoint.
         total: Last step, for events.
     """
-    shelf = _Shelf(around, keep_every, total)
+    shelf = _Checkpoints(around, keep_every, total)
     if processes.others():
         return _Together(shelf)
     return _Here(shelf) if isinstance(around.storage, FileStorage) else _InBackground(shelf)
 
 
-class _Shelf:
+class _Checkpoints:
     """The checkpoints of one run in storage, and what is said of them."""
 
     def __init__(self, around: Surroundings, keep_every: int, total: int) -> None:
@@ -106,7 +106,7 @@ class _Shelf:
 class _Here:
     """Checkpoints in a folder of this machine."""
 
-    def __init__(self, shelf: _Shelf) -> None:
+    def __init__(self, shelf: _Checkpoints) -> None:
         self._shelf = shelf
 
     def __enter__(self) -> Delivery:
@@ -128,7 +128,7 @@ class _Here:
 class _InBackground:
     """Checkpoints that are uploaded by a thread, the newest first."""
 
-    def __init__(self, shelf: _Shelf) -> None:
+    def __init__(self, shelf: _Checkpoints) -> None:
         self._shelf = shelf
         self._folder = shelf.storage.scratch(shelf.paths.checkpoints)
         self._waiting: dict[int, bool] = {}  # whether training can go on from it, by step
@@ -266,7 +266,7 @@ class _Together:
     goes on. There is one at a time: `put` returns when it is complete, in the others when their part is there.
     """
 
-    def __init__(self, shelf: _Shelf) -> None:
+    def __init__(self, shelf: _Checkpoints) -> None:
         self._shelf = shelf
         own = f"{shelf.paths.work}/part-{processes.number()}"  # processes may share a disk
         self._folder = shelf.storage.scratch(own)

@@ -33,7 +33,7 @@ from pi05.training.profile import Profile
 from pi05.training.reports import Reports
 from pi05.training.step import Batch, TrainState, make_step, new_state, placed_state, state_sharding
 from pi05.training.surroundings import Surroundings
-from pi05.training.watchdog import Result, Watchdog
+from pi05.training.watchdog import Computed, Watchdog
 
 log = logging.getLogger("pi05")
 
@@ -80,7 +80,7 @@ class Training:
                 with watchdog.giving():
                     state, values = step_function(state, batch)
                 reports.meter.add(done, values)
-                watchdog.given(cast(Result, values["loss"]))
+                watchdog.given(cast(Computed, values["loss"]))
                 profile.after(done, values, reports.meter)
                 stops = processes.any_stops(around.stopping, done)
                 last = stops or done == train.steps

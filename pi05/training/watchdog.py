@@ -30,7 +30,7 @@ _LOOK = 1.0
 """Seconds between two looks."""
 
 
-class Result(Protocol):
+class Computed(Protocol):
     """An array that a device may still be computing."""
 
     def is_ready(self) -> bool: ...
@@ -57,7 +57,7 @@ class Watchdog:
         look: float = _LOOK,
     ) -> None:
         self._on_hung, self._clock, self._floor, self._first, self._look = on_hung, clock, floor, first, look
-        self._unfinished: deque[Result] = deque()
+        self._unfinished: deque[Computed] = deque()
         self._seconds: deque[float] = deque(maxlen=_MANY)
         self._moved, self._giving = clock(), False
         self._change = threading.Lock()
@@ -85,7 +85,7 @@ class Watchdog:
         finally:
             self._giving = False
 
-    def given(self, result: Result) -> None:
+    def given(self, result: Computed) -> None:
         """Take what that step will leave, and wait while more than AHEAD are unfinished."""
         with self._change:
             self._unfinished.append(result)
@@ -113,7 +113,7 @@ class Watchdog:
                 "doctor)"
             )
 
-    def _too_old(self) -> Result | None:
+    def _too_old(self) -> Computed | None:
         """Return the oldest unfinished step while there are more than AHEAD."""
         with self._change:
             self._sweep()

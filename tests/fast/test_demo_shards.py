@@ -11,8 +11,8 @@ from pi05 import tasks
 from pi05.config import Convention, DemosConfig
 from pi05.data.blocks import Block
 from pi05.data.dataset import Attempt
-from pi05.data.demos import Share, Team, Wanted, assist
-from pi05.data.pool import Pool as RealPool
+from pi05.data.demos import Shard, Team, Wanted, assist
+from pi05.data.pool import Planners as RealPlanners
 from pi05.errors import ConfigError
 
 PUSHCUBE = tasks.find("pushcube")
@@ -27,7 +27,7 @@ def do_nothing(*_: object) -> None:
     pass
 
 
-class Pool:
+class Planners:
     """Planners that need no time; of every block the first `good` seeds succeed."""
 
     def __init__(self, good: int = 10, shelf: set[range] | None = None) -> None:
@@ -50,11 +50,11 @@ class Pool:
         return Block(Path("none"), attempts)
 
 
-def share(shard: int, shards: int, config: DemosConfig = CONFIG) -> Share:
-    return Share(shard, shards, Wanted.of(PUSHCUBE, config))
+def share(shard: int, shards: int, config: DemosConfig = CONFIG) -> Shard:
+    return Shard(shard, shards, Wanted.of(PUSHCUBE, config))
 
 
-def make_team(pool: Pool, at_work: Callable[[int], bool]) -> Team:
+def make_team(pool: Planners, at_work: Callable[[int], bool]) -> Team:
     return Team(pool, share(0, 3), at_work, period=0.01)
 
 
@@ -65,7 +65,7 @@ def test_every_block_has_one_owner() -> None:
 
 
 def test_shard_0_plans_its_own_and_fetches_the_rest() -> None:
-    pool = Pool(shelf={seeds(1), seeds(2)})
+    pool = Planners(shelf={seeds(1), seeds(2)})
     team = make_team(pool, at_work=lambda _: True)
     for index in range(4):
         team.start(seeds(index))
@@ -76,7 +76,7 @@ def test_shard_0_plans_its_own_and_fetches_the_rest() -> None:
 
 
 def test_shard_0_waits_for_a_shard_that_is_at_work() -> None:
-    pool, looks = Pool(), []
+    pool, looks = Planners(), []
 
     def at_work(shard: int) -> bool:
         looks.append(shard)
@@ -89,7 +89,7 @@ def test_shard_0_waits_for_a_shard_that_is_at_work() -> None:
 
 
 def test_shard_0_takes_what_a_dead_shard_left_the_last_first_and_leaves_the_others_theirs() -> None:
-    pool, alive = Pool(), {2}
+    pool, alive = Planners(), {2}
     team = make_team(pool, at_work=alive.__contains__)
     for index in range(6):
         team.start(seeds(index))
@@ -106,10 +106,10 @@ def test_waiting_for_a_shard_can_be_stopped() -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        make_team(Pool(), at_work=lambda _: True).block(seeds(1), stop)
+        make_team(Planners(), at_work=lambda _: True).block(seeds(1), stop)
 
 
-def assisted(shard: int, shards: int, pool: Pool, config: DemosConfig = CONFIG) -> list[tuple[int, int]]:
+def assisted(shard: int, shards: int, pool: Planners, config: DemosConfig = CONFIG) -> list[tuple[int, int]]:
     said = []
     assist(share(shard, shards, config), pool, lambda *numbers: said.append(numbers), do_nothing)
     return said
@@ -119,34 +119,34 @@ def assisted(shard: int, shards: int, pool: Pool, config: DemosConfig = CONFIG) 
 def test_together_the_shards_plan_what_should_be_enough(shards: int) -> None:
     planned = set()
     for shard in range(1, shards):
-        pool = Pool()
+        pool = Planners()
         assisted(shard, shards, pool)
         planned |= set(pool.given)
     assert planned == {seeds(index) for index in range(5) if index % shards}  # 40 / (10 x 0.9) blocks at first
 
 
 def test_a_low_yield_takes_more_blocks() -> None:
-    pool = Pool(good=2)
+    pool = Planners(good=2)
     said = assisted(1, 2, pool)
     assert len(pool.given) > 5
     assert said[-1][0] == said[-1][1] == len(pool.given)
 
 
 def test_nothing_is_planned_beyond_the_attempts_that_are_allowed() -> None:
-    pool = Pool(good=0)
+    pool = Planners(good=0)
     assisted(1, 2, pool, CONFIG.model_copy(update={"max_attempts_per_demo": 3}))
     assert [block.start for block in pool.given] == [110, 130, 150, 170, 190, 210]  # of 120 seeds
 
 
 def test_a_shard_that_no_block_is_left_for_ends_at_once() -> None:
-    pool = Pool()
+    pool = Planners()
     assert assisted(7, 9, pool) == []
     assert pool.given == []
 
 
 def test_seeds_of_the_evaluation_are_refused_by_every_shard() -> None:
     with pytest.raises(ConfigError, match="use a lower first_seed"):
-        assisted(1, 2, Pool(), CONFIG.model_copy(update={"first_seed": tasks.DEMO_SEEDS.stop - 20}))
+        assisted(1, 2, Planners(), CONFIG.model_copy(update={"first_seed": tasks.DEMO_SEEDS.stop - 20}))
 
 
 class Shelf(dict):
@@ -201,7 +201,7 @@ def test_what_a_killed_process_left_may_vanish_while_it_is_removed(
 ) -> None:
     renamed = tmp_path / "work/.by-a-replayer-that-outlived-its-job"
     monkeypatch.setattr(Path, "glob", lambda *_: [renamed])
-    with RealPool(fake_python(tmp_path), PUSHCUBE, Convention(cameras=()), tmp_path / "work", 1):
+    with RealPlanners(fake_python(tmp_path), PUSHCUBE, Convention(cameras=()), tmp_path / "work", 1):
         assert not renamed.exists()
 
 
@@ -211,7 +211,7 @@ def test_a_damaged_block_on_the_shelf_is_made_again_and_replaced(tmp_path: Path)
     convention = Convention(cameras=())
     for folder in ("one", "two"):
         place = tmp_path / folder
-        with RealPool(python, PUSHCUBE, convention, place, 1, shelf, replayer=python) as pool:
+        with RealPlanners(python, PUSHCUBE, convention, place, 1, shelf, replayer=python) as pool:
             assert pool.block(range(5, 6), do_nothing).attempts[0].reason == "no plan found"
         assert (place / "planner-0.log").exists() == (folder == "one"), "the second one is fetched"
         assert not list(place.glob("*-plan.*")), "a plan that is replayed is not needed any more"

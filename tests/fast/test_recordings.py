@@ -10,7 +10,7 @@ import pytest
 
 from pi05 import tasks
 from pi05.config import Convention
-from pi05.data.recordings import Source
+from pi05.data.recordings import Recordings
 from pi05.errors import DataError
 
 TASK, CONVENTION = tasks.find("pushcube"), Convention()
@@ -18,7 +18,7 @@ ACTIONS, STATES = np.ones((5, 8), np.float32), np.ones((6, 13), np.float32)
 Change = Callable[[h5py.Group, Path], None]
 
 
-def recorded(folder: Path, change: Change | None = None) -> Source:
+def recorded(folder: Path, change: Change | None = None) -> Recordings:
     """Return a recording of one episode, whose h5 group something has changed."""
     path = folder / "trajectory.h5"
     with h5py.File(path, "w") as file:
@@ -30,7 +30,7 @@ def recorded(folder: Path, change: Change | None = None) -> Source:
     episode = {"episode_id": 0, "episode_seed": 3, "control_mode": "pd_joint_pos", "elapsed_steps": 5}
     info = {"env_id": TASK.env_id, "env_kwargs": {}}
     path.with_suffix(".json").write_text(json.dumps({"env_info": info, "episodes": [episode]}))
-    return Source(path, TASK, CONVENTION)
+    return Recordings(path, TASK, CONVENTION)
 
 
 def replaced(name: str, **how: object) -> Change:

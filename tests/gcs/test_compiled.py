@@ -65,9 +65,9 @@ def test_a_bucket_out_of_reach_costs_a_compilation_and_nothing_else(url: str, li
     assert storage.children(compiled.KEY) == [compiled.machine()]
 
 
-def shelf(storage: GcsStorage, folder: Path) -> compiled.Shelf:
+def shelf(storage: GcsStorage, folder: Path) -> compiled.BucketCache:
     (folder / compiled._TUNING).mkdir(parents=True)
-    return compiled.Shelf(storage, "cache/compiled/x", folder)
+    return compiled.BucketCache(storage, "cache/compiled/x", folder)
 
 
 def test_what_is_new_is_uploaded_while_the_job_runs(
@@ -100,5 +100,5 @@ def test_a_bucket_keeps_the_newest_programs(
     assert compiled._prepared(folder, shelf(storage, folder)) == ["b-cache", "c-cache"]
     assert storage.children("cache/compiled/x") == ["b-cache", "c-cache"]
     monkeypatch.setattr(compiled, "_LARGEST", len(PROGRAM))
-    assert compiled._prepared(folder, compiled.Shelf(storage, "cache/compiled/x", folder)) == ["c-cache"]
+    assert compiled._prepared(folder, compiled.BucketCache(storage, "cache/compiled/x", folder)) == ["c-cache"]
     assert storage.children("cache/compiled/x") == ["c-cache"]

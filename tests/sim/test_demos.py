@@ -16,7 +16,7 @@ from pi05 import tasks
 from pi05.config import DemosConfig
 from pi05.data.dataset import load
 from pi05.data.demos import Wanted, collect
-from pi05.data.pool import Pool, check_planner
+from pi05.data.pool import Planners, check_planner
 from pi05.data.recordings import Plan, read_plan
 from pi05.data.replay import judge, replay
 from pi05.errors import ConfigError, DataError, TemporaryError
@@ -201,8 +201,8 @@ def fake_planner(path: Path, body: str) -> str:
     return str(path)
 
 
-def pool(python: str, folder: Path) -> Pool:
-    return Pool(python, PUSHCUBE, CONVENTION, folder, workers=1)
+def pool(python: str, folder: Path) -> Planners:
+    return Planners(python, PUSHCUBE, CONVENTION, folder, workers=1)
 
 
 def test_a_planner_that_is_killed_once_is_replaced(plans: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pi05.config import DemosJob
 from pi05.data.blocks import read_block
 from pi05.data.dataset import load
 from pi05.data.images import decode
-from pi05.data.recordings import Source
+from pi05.data.recordings import Recordings
 from pi05.data.replay import origin
 from pi05.data.verify import problems
 from pi05.errors import ConfigError, DataError
@@ -189,19 +189,19 @@ def test_recordings_of_something_else_are_refused(
     recorded: Path, tmp_path: Path, change: dict, episode: dict, words: str
 ) -> None:
     with pytest.raises(DataError, match=words):
-        Source(changed(recorded, tmp_path, change, episode), PUSHCUBE, CONVENTION)
+        Recordings(changed(recorded, tmp_path, change, episode), PUSHCUBE, CONVENTION)
 
 
 def test_recordings_that_are_not_there_too_few_or_damaged_are_refused(recorded: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere.h5 does not exist; name ManiSkill's h5 file"):
-        Source(tmp_path / "nowhere.h5", PUSHCUBE, CONVENTION)
+        Recordings(tmp_path / "nowhere.h5", PUSHCUBE, CONVENTION)
     job = source_job(tmp_path, recorded, count=9)
     with pytest.raises(ConfigError, match=r"has 4 episodes, 9 demonstrations are wanted; use demos.count=4 or fewer"):
         make_demos(job, context(job))
     copy = changed(recorded, tmp_path, {}, {})
     copy.write_bytes(copy.read_bytes()[:5000])
     with pytest.raises(DataError, match=r"other.h5 is damaged .*; fetch it again"):
-        Source(copy, PUSHCUBE, CONVENTION).plan([0])
+        Recordings(copy, PUSHCUBE, CONVENTION).plan([0])
 
 
 def test_a_seed_that_is_there_twice_is_used_once(
