@@ -55,7 +55,9 @@ def verdict(advice: Advice) -> str:
     plan = advice.plan
     if advice.instead is None:
         what = "the state alone" if plan.needs.state > plan.memory else "every way to compute it"
-        return f"{short(plan)}; {what} is too large for {plan.gpus * plan.nodes} of them: take more GPUs or larger ones"
+        other = advice.larger
+        use = f"take {other.words}" if other else "take larger GPUs, or a smaller batch on more of them"
+        return f"{short(plan)}; {what} is too large for {plan.gpus * plan.nodes} of them: {use}"
     return f"{short(plan)}; with {options(advice.changes)} it needs {_gb(advice.instead.needs.total)}"
 
 

@@ -23,7 +23,7 @@ from pi05.errors import ConfigError
 from pi05.plan.document import NO_COMPILER, Plan
 from pi05.plan.estimate import estimate, near
 from pi05ctl.errors import UsageError
-from pi05ctl.proposals import Changes, proposals
+from pi05ctl.proposals import Changes, larger, proposals
 from pi05ctl.render import Rendered, render, stages, to_json
 from pi05ctl.settings import Cluster, Settings
 from pi05ctl.spec import RunSpec, parse_assignment, resolve
@@ -57,11 +57,13 @@ class Advice:
         plan: As it is.
         changes: With which it fits; empty when it fits as it is, or when nothing was found.
         instead: The plan with these changes.
+        larger: If nothing was found: on how many GPUs it should fit; None if on no number up to 8.
     """
 
     plan: Plan
     changes: Changes
     instead: Plan | None = None
+    larger: Machine | None = None
 
 
 class Planner:
@@ -172,7 +174,7 @@ def _advice(plan: Plan, job: TrainJob, machine: Machine, plan_of: Callable[[Trai
         instead = plan_of(changed, machine)
         if instead.fits:
             return Advice(plan, changes, instead)
-    return Advice(plan, {})
+    return Advice(plan, {}, larger=larger(job, machine))
 
 
 def training(

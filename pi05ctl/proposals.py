@@ -6,6 +6,7 @@ enough, a smaller batch, which is another training.
 
 import itertools
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from pi05.chips import Machine
 from pi05.config import TrainJob
@@ -25,6 +26,15 @@ def proposals(job: TrainJob, machine: Machine) -> Iterator[tuple[Changes, TrainJ
     found = _fitting(job, machine, _ways(job, machine)) or _fitting(job, machine, _batches(job, machine))
     for _, changes, changed in sorted(found, key=lambda one: (-one[0].batch_size, one[0].times.step))[:_MOST]:
         yield changes, changed
+
+
+def larger(job: TrainJob, machine: Machine) -> Machine | None:
+    """Return the fewest GPUs of a node, more than there are, that are estimated to be enough; None if 8 are not."""
+    for gpus in (count for count in (2, 4, 8) if count > machine.gpus):
+        found = replace(machine, gpus=gpus)
+        if _fitting(job, found, iter([{"train.fsdp_devices": gpus}])):
+            return found
+    return None
 
 
 def _fitting(job: TrainJob, machine: Machine, ways: Iterator[Changes]) -> list[tuple[Plan, Changes, TrainJob]]:

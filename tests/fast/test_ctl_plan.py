@@ -11,6 +11,7 @@ from pi05.errors import ConfigError
 from pi05.plan.estimate import estimate
 from pi05ctl import admission, cli
 from pi05ctl.errors import DoesNotFit, UsageError
+from pi05ctl.forecast import verdict
 from pi05ctl.planning import Planner, chip_of, machine_of
 from pi05ctl.proposals import proposals
 from pi05ctl.render import Rendered, render
@@ -144,9 +145,10 @@ def test_a_smaller_batch_is_proposed_where_nothing_else_is_enough():
     assert changes["train.batch_size"] == changed.train.batch_size == 1024
 
 
-def test_nothing_is_proposed_where_the_state_alone_is_too_large(tmp_path, said):
+def test_more_gpus_are_proposed_where_the_state_alone_is_too_large(tmp_path, said):
     advice = Planner(None, tmp_path, said.append).advise(job("train.fsdp_devices=1"), Machine(find("l40s"), 1))
-    assert (advice.instead, advice.changes) == (None, {})
+    assert (advice.instead, advice.changes, advice.larger) == (None, {}, Machine(find("l40s"), 8))
+    assert "the state alone is too large for 1 of them: take 8 l40s" in verdict(advice)
 
 
 def test_a_chip_is_named_by_the_settings_or_by_the_labels_of_its_nodes():
