@@ -122,9 +122,11 @@ def submit(
     if dry_run:
         _print_jobs(controller, runs)
         return
-    if plan and controller.target.name == "cluster":
-        cli_plan.admit(controller, runs)
-    _after_submission(controller, controller.submit(runs), follow, output)
+    notes = cli_plan.admit(controller, runs) if plan and controller.target.name == "cluster" else []
+    submitted = controller.submit(runs)
+    for text in notes:
+        _say(text)
+    _after_submission(controller, submitted, follow, output)
 
 
 @app.command()

@@ -39,10 +39,10 @@ def plan(
     json_: Annotated[bool, typer.Option("--json", help="The same as -o json.")] = False,
     output: Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="Form of the output.")] = "text",
 ) -> None:
-    """Show what a training needs and costs on GPUs that need not be there.
+    """Show what a training needs and costs, on any GPUs.
 
     Memory by kind, what binds a step, time and money, read from the program that would run: compiled here, without a
-    GPU, in a minute or two, and kept. Without an environment that compiles (scripts/_setup cuda) it is estimated from
+    GPU, in some minutes, and kept. Without an environment that compiles (scripts/_setup cuda) it is estimated from
     sizes. Exit code 4: it does not fit; the setting with which it does is named.
     """
     from pi05ctl import forecast
@@ -71,8 +71,8 @@ def _settings() -> "Settings":
     return settings.load(Path.cwd(), os.environ, Path(sys.executable))
 
 
-def admit(controller: "Controller", runs: "Sequence[Rendered]") -> None:
-    """Say what is known of runs before they go to a cluster; raise DoesNotFit for one that cannot fit its GPUs.
+def admit(controller: "Controller", runs: "Sequence[Rendered]") -> list[str]:
+    """Return what is to be said of runs that go to a cluster; raise DoesNotFit for one that cannot fit its GPUs.
 
     One that exists already has shown whether it fits.
     """
@@ -80,17 +80,14 @@ def admit(controller: "Controller", runs: "Sequence[Rendered]") -> None:
     from pi05ctl.admission import note
 
     planner = _planner(controller.settings, quick=False)
-    said = {""}
+    notes: dict[str, None] = {}  # each once, in order
     for run in runs:
         try:
-            text = note(run, controller.settings.cluster, planner)
+            notes[note(run, controller.settings.cluster, planner)] = None
         except DoesNotFit:
             if not controller.storage.exists(RunPaths(run.run).spec):
                 raise
-            continue
-        if text not in said:
-            _say(text)
-            said.add(text)
+    return [text for text in notes if text]
 
 
 def _planner(settings: "Settings", quick: bool) -> "Planner":

@@ -231,9 +231,8 @@ def _pods(name: str, default: Pods, meaning: str) -> str:
     order = [*first, *(key for key in fields if key not in first)]
     lines = "".join(f"# {key} = {_toml(fields[key])}\n" for key in order)
     if isinstance(default, TrainPods):
-        lines += (
-            f'# Which GPUs those are ({", ".join(CHIPS)}), so that submit refuses what cannot fit.\n# chip = "h100"\n'
-        )
+        lines += f"# Which GPUs those are ({', '.join(CHIPS)}); submit then refuses what cannot fit.\n"
+        lines += '# chip = "h100"\n'
     return f"\n# {meaning}\n# [cluster.{name}]\n{lines}"
 
 

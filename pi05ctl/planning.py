@@ -1,6 +1,6 @@
 """A training and the GPUs it is meant for -> what it needs and costs there, and the setting with which it fits.
 
-A plan is read from the program that would run, which a child process compiles in a minute or two (pi05.jobs.plan); it
+A plan is read from the program that would run, which a child process compiles in some minutes (pi05.jobs.plan); it
 is kept under the digest of all that makes the program. Without an environment that can compile for GPUs it is estimated
 from sizes.
 """
@@ -111,7 +111,7 @@ class Planner:
         known = self.known(job, machine)
         if known is not None or self._python is None:
             return known or estimated
-        self._say(f"compiling for {machine.words}, {words(job.compute)}: a minute or two")
+        self._say(f"compiling for {machine.words}, {words(job.compute)}: some minutes")
         compiled = self._compile(self._python, job, machine)
         if compiled is None:
             return estimated

@@ -76,7 +76,7 @@ def test_a_plan_is_compiled_once_and_kept(tmp_path, said):
         plan = Planner(compiler.python, tmp_path / "kept", said.append).plan(job(), EIGHT)
         assert (plan.how, plan.needs) == ("compiled", estimate(job(), EIGHT).needs)
     assert [call.split()[-6:] for call in compiler.calls] == [["--chip", "h100", "--gpus", "8", "--nodes", "1"]]
-    assert said == ["compiling for 8 h100, recomputing nothing, layers auto: a minute or two"]
+    assert said == ["compiling for 8 h100, recomputing nothing, layers auto: some minutes"]
 
 
 def test_another_training_chip_or_task_is_compiled_again(tmp_path, said):
