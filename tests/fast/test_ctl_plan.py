@@ -296,3 +296,16 @@ def test_an_unknown_chip_in_the_settings_is_named(capsys, here):
     code, _, err = command(capsys, "plan train stackcube --quick")
     assert code == 2
     assert "did you mean 'h100'?" in err
+
+
+def test_a_submit_refuses_what_cannot_fit_unless_told_otherwise(capsys, here):
+    (here / "pi05.toml").write_text(
+        f'[cluster]\nstorage = "{(here / "bucket").as_uri()}"\ntrain = {{ chip = "h100" }}\n'
+    )
+    words = "submit train stackcube --target cluster --set train.batch_size=512"
+    code, out, err = command(capsys, words)
+    assert (code, out) == (4, "")
+    assert "cannot fit: a step needs" in err
+    assert err.endswith("(--no-plan submits it all the same)\n")
+    code, _, err = command(capsys, f"{words} --no-plan")
+    assert (code, "cannot fit" in err, "cluster.images.train" in err) == (2, False, True)  # so far there are no images
