@@ -107,13 +107,13 @@ def _times(plan: Plan, chip: Chip) -> list[str]:
     times = plan.times
     arithmetic = f"{plan.flops / 1e12:.1f} TFLOP ({plan.model_flops / 1e12:.1f} of the model)"
     network = f", {plan.network / 1e9:.2f} GB a node to others" if plan.nodes > 1 else ""
-    overlap = "wire beside kernels as the program has them" if plan.how == "compiled" else "wire after kernels"
+    overlap = "as the program has them" if plan.how == "compiled" else "for the most part"
     rows = [
         ("compute", times.compute, f"{arithmetic}, at {chip.peak / 1e12:,.0f} TFLOP/s"),
         ("memory", times.memory, f"{plan.traffic / 1e9:,.0f} GB, at {chip.bandwidth / 1e12:.2f} TB/s"),
         ("launches", times.launches, f"{plan.kernels:,} kernels"),
         ("wire", times.wire, f"{plan.wire / 1e9:.2f} GB, at {chip.link / 1e9:.0f} GB/s{network}"),
-        ("a step, at least", times.step, overlap),
+        ("a step, at least", times.step, f"wire beside kernels {overlap}"),
     ]
     return text_table(("A STEP", "MS", ""), [(name, f"{1e3 * s:.1f}", words) for name, s, words in rows]).splitlines()
 

@@ -47,7 +47,7 @@ class Times(Section):
         compute, memory: Of the kernels that arithmetic binds, and of those that memory binds.
         launches: Of starting them all.
         wire: Of what GPUs send each other.
-        step: In all, when wire and kernels overlap as the program has them; of an estimate: when nothing overlaps.
+        step: In all, when wire and kernels overlap as the program has them; of an estimate, as programs usually do.
     """
 
     compute: Amount
