@@ -20,6 +20,8 @@ _IN_FLIGHT = 6
 """GB that are written, or read, at a time: more than the largest array of the full preset, 4.8."""
 _PIECE = 2**26
 """Bytes of one piece of an array in its file: what a reader on other devices decodes, and one core checks."""
+_FILE = 2**28
+"""Bytes of a file: files are brought to a bucket side by side, and each is whole there or sent again."""
 _SHARED = 2**22
 """Bytes of a part from which on devices that hold the same array write a part of it each."""
 
@@ -63,7 +65,9 @@ def save(folder: Path, content: Any) -> None:
     """
     pieces = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_PIECE), content)
     with checkpointer() as orbax:
-        orbax.save(folder.absolute(), args=ocp.args.PyTreeSave(content, save_args=pieces))
+        orbax.save(
+            folder.absolute(), args=ocp.args.PyTreeSave(content, save_args=pieces, ocdbt_target_data_file_size=_FILE)
+        )
     if jax.process_index() != 0:
         for path in folder.iterdir():
             if path.is_file():  # the description, which the first process writes; pieces are in folders
