@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pi05ctl.errors import DoesNotFit, UsageError
+from pi05ctl.errors import DoesNotFit, UsageError, unknown
 
 if TYPE_CHECKING:
+    from pi05ctl.compiling import Compiler
     from pi05ctl.controller import Controller
     from pi05ctl.planning import Planner
     from pi05ctl.render import Rendered
     from pi05ctl.settings import Settings
 
 app = typer.Typer()
+_PATIENCE = 1800.0
+"""Seconds for a pod that compiles, the pull of its image included."""
 
 
 @app.command()
@@ -34,6 +37,9 @@ def plan(
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="Replace a value of the preset. Repeatable."),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", metavar="NAME", help="cluster: compile in a pod of it, without a GPU.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Compile nothing: estimate from sizes.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="The same as -o json.")] = False,
@@ -55,7 +61,7 @@ def plan(
     machine = machine_of(job, settings.cluster, chip, gpus, nodes)
     if price is not None and price < 0:
         raise UsageError(f"--price {price:g} must be at least 0")
-    advice = _planner(settings, quick).advise(job, machine)
+    advice = _planner(settings, quick, target).advise(job, machine)
     if json_ or output == "json":
         sys.stdout.write(json.dumps(forecast.data(advice, price), indent=1) + "\n")
     else:
@@ -90,11 +96,31 @@ def admit(controller: "Controller", runs: "Sequence[Rendered]") -> list[str]:
     return [text for text in notes if text]
 
 
-def _planner(settings: "Settings", quick: bool) -> "Planner":
+def _planner(settings: "Settings", quick: bool, target: str | None = None) -> "Planner":
     from pi05ctl.planning import Planner
 
-    python = None if quick or settings.cuda_python is None else Path(settings.cuda_python)
-    return Planner(python, cache(os.environ), _say)
+    return Planner(None if quick else _compiler(settings, target), cache(os.environ), _say)
+
+
+def _compiler(settings: "Settings", target: str | None) -> "Compiler | None":
+    """Return what compiles: a pod of the cluster where that is asked for, or an environment here, if there is one."""
+    if target not in (None, "local", "cluster"):
+        raise unknown("target", str(target), ["local", "cluster"])
+    if target == "cluster":
+        from pi05ctl.doctor.described import InPod
+        from pi05ctl.doctor.pods import Prober
+        from pi05ctl.targets import helm
+        from pi05ctl.targets.cluster import revision
+        from pi05ctl.targets.kubernetes import Kubernetes
+
+        here = settings.cluster
+        if here.unset:
+            raise UsageError(f"{', '.join(here.unset)} in pi05.toml: not set yet; pi05ctl init asks for it")
+        place = helm.Helm(here.context, here.namespace), Kubernetes(here.context, here.namespace)
+        return InPod(Prober(here, *place, revision(), _PATIENCE, light=True), _say)
+    from pi05ctl.compiling import Here
+
+    return Here(Path(settings.cuda_python), _say) if settings.cuda_python else None
 
 
 def cache(environ: Mapping[str, str]) -> Path:

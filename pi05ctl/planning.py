@@ -1,15 +1,11 @@
 """A training and the GPUs it is meant for -> what it needs and costs there, and the setting with which it fits.
 
-A plan is read from the program that would run, which a child process compiles in some minutes (pi05.jobs.plan); it
-is kept under the digest of all that makes the program. Without an environment that can compile for GPUs it is estimated
-from sizes.
+A plan is read from the program that would run, which is compiled in some minutes (pi05.jobs.plan); it is kept under the
+digest of all that makes the program. Where nothing can compile for GPUs it is estimated from sizes.
 """
 
 import hashlib
 import json
-import os
-import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +15,15 @@ from pydantic import ValidationError
 from pi05 import chips
 from pi05.chips import Machine
 from pi05.config import ComputeConfig, TrainJob
-from pi05.errors import ConfigError
-from pi05.plan.document import NO_COMPILER, Plan
+from pi05.plan.document import Plan
 from pi05.plan.estimate import estimate, near
+from pi05ctl.compiling import SOURCE, Compiler
 from pi05ctl.errors import UsageError
 from pi05ctl.proposals import Changes, larger, proposals
-from pi05ctl.render import Rendered, render, stages, to_json
+from pi05ctl.render import Rendered, render, stages
 from pi05ctl.settings import Cluster, Settings
 from pi05ctl.spec import RunSpec, parse_assignment, resolve
 
-_SOURCE = Path(chips.__file__).parent
 _SHARDS = "train.fsdp_devices"
 _LABELS = {
     "cloud.google.com/gke-accelerator": {
@@ -70,13 +65,13 @@ class Planner:
     """Makes plans and keeps those that were compiled.
 
     Args:
-        python: Interpreter of an environment with JAX's CUDA plugin; None: there is none.
+        compiler: None: there is none.
         folder: Where plans are kept.
-        say: Tells people what takes long, and what was done instead.
+        say: Tells people what takes long.
     """
 
-    def __init__(self, python: Path | None, folder: Path, say: Callable[[str], None]) -> None:
-        self._python, self._folder, self._say = python, folder, say
+    def __init__(self, compiler: Compiler | None, folder: Path, say: Callable[[str], None]) -> None:
+        self._compiler, self._folder, self._say = compiler, folder, say
 
     def advise(self, job: TrainJob, machine: Machine) -> Advice:
         """Return a training's plan and, if it does not fit, the first proposal whose own plan does.
@@ -109,10 +104,10 @@ class Planner:
         """
         estimated = estimate(job, machine)  # which looks at divisions before anything takes long
         known = self.known(job, machine)
-        if known is not None or self._python is None:
+        if known is not None or self._compiler is None:
             return known or estimated
         self._say(f"compiling for {machine.words}, {words(job.compute)}: some minutes")
-        compiled = self._compile(self._python, job, machine)
+        compiled = self._compiler.plan(job, machine)
         if compiled is None:
             return estimated
         self._keep(job, machine, compiled)
@@ -125,45 +120,13 @@ class Planner:
         except (OSError, ValidationError):
             return None
 
-    def _compile(self, python: Path, job: TrainJob, machine: Machine) -> Plan | None:
-        """Return what the program that compiles says; None, and words, when it cannot."""
-        try:
-            done = _run(python, job, machine)
-        except OSError as error:
-            self._say(f"not compiled, but estimated: {python} does not start: {error.strerror}")
-            return None
-        last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        if done.returncode == ConfigError.exit_code:
-            raise UsageError(last)
-        if done.returncode:
-            why = last if done.returncode == NO_COMPILER else f"{python} ended with {done.returncode}: {last}"
-            self._say(f"not compiled, but estimated: {why}")
-            return None
-        return Plan.model_validate_json(done.stdout)
-
     def _keep(self, job: TrainJob, machine: Machine, plan: Plan) -> None:
         path = self._path(job, machine)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(plan.model_dump_json() + "\n")
 
     def _path(self, job: TrainJob, machine: Machine) -> Path:
-        return self._folder / f"{digest(job, machine, self._compiler())}.json"
-
-    def _compiler(self) -> list[str]:
-        """Return the versions of what compiles."""
-        packages = self._python.parent.parent.glob("lib/python*/site-packages/jax*.dist-info") if self._python else ()
-        return sorted(package.name for package in packages)
-
-
-def _run(python: Path, job: TrainJob, machine: Machine) -> "subprocess.CompletedProcess[str]":
-    """Compile a training's step in a process of its own, with this source, wherever the packages are."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "job.json")
-        path.write_bytes(to_json(job))
-        command = [str(python), "-m", "pi05.jobs.plan", str(path), "--chip", machine.chip.name]
-        command += ["--gpus", str(machine.gpus), "--nodes", str(machine.nodes)]
-        environ = {**os.environ, "PYTHONPATH": str(_SOURCE.parent)}
-        return subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
+        return self._folder / f"{digest(job, machine, self._compiler.version if self._compiler else '')}.json"
 
 
 def _advice(plan: Plan, job: TrainJob, machine: Machine, plan_of: Callable[[TrainJob, Machine], Plan]) -> Advice:
@@ -225,13 +188,13 @@ def chip_of(cluster: Cluster) -> str | None:
     return next((chips[labels[key]] for key, chips in _LABELS.items() if labels.get(key) in chips), None)
 
 
-def digest(job: TrainJob, machine: Machine, compiler: Sequence[str]) -> str:
+def digest(job: TrainJob, machine: Machine, compiler: str) -> str:
     """Return 64 hex digits over all that makes a plan: the job without its names, GPUs, compiler and this source."""
     told = job.model_dump(mode="json", exclude={"run", "storage", "dataset", "others"})
     tasks = [share.task for share in job.shares]
-    content = hashlib.sha256(json.dumps([told, tasks, repr(machine), list(compiler)], sort_keys=True).encode())
-    for path in sorted(_SOURCE.rglob("*.py")):
-        content.update(path.relative_to(_SOURCE).as_posix().encode() + path.read_bytes())
+    content = hashlib.sha256(json.dumps([told, tasks, repr(machine), compiler], sort_keys=True).encode())
+    for path in sorted(SOURCE.rglob("*.py")):
+        content.update(path.relative_to(SOURCE).as_posix().encode() + path.read_bytes())
     return content.hexdigest()
 
 

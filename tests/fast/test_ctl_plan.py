@@ -10,6 +10,7 @@ from pi05.config import TrainJob
 from pi05.errors import ConfigError
 from pi05.plan.estimate import estimate
 from pi05ctl import admission, cli
+from pi05ctl.compiling import Here
 from pi05ctl.errors import DoesNotFit, UsageError
 from pi05ctl.forecast import verdict
 from pi05ctl.planning import Planner, chip_of, machine_of
@@ -41,7 +42,7 @@ def job(*assignments: str, preset: str = "full") -> TrainJob:
     return made
 
 
-class Compiler:
+class Interpreter:
     """An interpreter that answers every call with the same, and counts them."""
 
     def __init__(self, folder: Path, answer: str, code: int = 0, error: str = "") -> None:
@@ -71,17 +72,17 @@ def said() -> list[str]:
 
 
 def test_a_plan_is_compiled_once_and_kept(tmp_path, said):
-    compiler = Compiler(tmp_path, compiled(job()))
+    compiler = Interpreter(tmp_path, compiled(job()))
     for _ in range(2):
-        plan = Planner(compiler.python, tmp_path / "kept", said.append).plan(job(), EIGHT)
+        plan = Planner(Here(compiler.python, said.append), tmp_path / "kept", said.append).plan(job(), EIGHT)
         assert (plan.how, plan.needs) == ("compiled", estimate(job(), EIGHT).needs)
     assert [call.split()[-6:] for call in compiler.calls] == [["--chip", "h100", "--gpus", "8", "--nodes", "1"]]
     assert said == ["compiling for 8 h100, recomputing nothing, layers auto: some minutes"]
 
 
 def test_another_training_chip_or_task_is_compiled_again(tmp_path, said):
-    compiler = Compiler(tmp_path, compiled(job()))
-    planner = Planner(compiler.python, tmp_path / "kept", said.append)
+    compiler = Interpreter(tmp_path, compiled(job()))
+    planner = Planner(Here(compiler.python, said.append), tmp_path / "kept", said.append)
     planner.plan(job(), EIGHT)
     planner.plan(job("train.batch_size=128"), EIGHT)
     planner.plan(job('train.mix=["pushcube"]'), EIGHT)
@@ -91,28 +92,31 @@ def test_another_training_chip_or_task_is_compiled_again(tmp_path, said):
 
 @pytest.mark.parametrize(("code", "why"), [(69, "no plugin"), (1, "ended with 1: no plugin")])
 def test_where_it_cannot_be_compiled_it_is_estimated_and_said(tmp_path, said, code, why):
-    compiler = Compiler(tmp_path, "", code=code, error="no plugin")
-    assert Planner(compiler.python, tmp_path / "kept", said.append).plan(job(), EIGHT).how == "estimated"
+    compiler = Interpreter(tmp_path, "", code=code, error="no plugin")
+    assert (
+        Planner(Here(compiler.python, said.append), tmp_path / "kept", said.append).plan(job(), EIGHT).how
+        == "estimated"
+    )
     assert "not compiled, but estimated" in said[1]
     assert said[1].endswith(why)
     assert not (tmp_path / "kept").exists()
 
 
 def test_an_interpreter_that_is_not_there_is_said(tmp_path, said):
-    assert Planner(tmp_path / "nowhere", tmp_path, said.append).plan(job(), EIGHT).how == "estimated"
+    assert Planner(Here(tmp_path / "nowhere", said.append), tmp_path, said.append).plan(job(), EIGHT).how == "estimated"
     assert "does not start: No such file" in said[1]
 
 
 def test_what_the_compiler_refuses_is_refused(tmp_path, said):
-    compiler = Compiler(tmp_path, "", code=64, error="train.freeze matches no parameter")
+    compiler = Interpreter(tmp_path, "", code=64, error="train.freeze matches no parameter")
     with pytest.raises(UsageError, match="matches no parameter"):
-        Planner(compiler.python, tmp_path / "kept", said.append).plan(job(), EIGHT)
+        Planner(Here(compiler.python, said.append), tmp_path / "kept", said.append).plan(job(), EIGHT)
 
 
 def test_what_does_not_divide_is_refused_before_anything_is_compiled(tmp_path, said):
-    compiler = Compiler(tmp_path, compiled(job()))
+    compiler = Interpreter(tmp_path, compiled(job()))
     with pytest.raises(ConfigError, match="not divisible by 3 nodes of 8 h100"):
-        Planner(compiler.python, tmp_path, said.append).plan(job(), Machine(find("h100"), 8, 3))
+        Planner(Here(compiler.python, said.append), tmp_path, said.append).plan(job(), Machine(find("h100"), 8, 3))
     assert compiler.calls == []
 
 
@@ -129,8 +133,8 @@ def test_the_fastest_setting_that_fits_is_proposed(tmp_path, said):
 
 def test_proposals_that_turn_out_too_large_are_passed_over(tmp_path, said):
     told = job(*NEVER)
-    compiler = Compiler(tmp_path, compiled(told, temporary=10**12))
-    advice = Planner(compiler.python, tmp_path / "kept", said.append).advise(told, EIGHT)
+    compiler = Interpreter(tmp_path, compiled(told, temporary=10**12))
+    advice = Planner(Here(compiler.python, said.append), tmp_path / "kept", said.append).advise(told, EIGHT)
     assert advice.instead is None
     assert len(compiler.calls) == 1 + len(list(proposals(told, EIGHT)))
 
@@ -167,26 +171,26 @@ def test_gpus_that_are_not_named_are_those_a_submit_would_take(preset, gpus, nod
     assert (machine.gpus, machine.nodes) == shape
 
 
-def planner(folder: Path, said: list[str], compiler: Compiler | None = None) -> Planner:
-    return Planner(compiler and compiler.python, folder / "kept", said.append)
+def planner(folder: Path, said: list[str], interpreter: Interpreter | None = None) -> Planner:
+    return Planner(interpreter and Here(interpreter.python, said.append), folder / "kept", said.append)
 
 
 def test_a_training_that_fits_is_submitted_without_a_word_or_a_wait(tmp_path, said):
-    compiler = Compiler(tmp_path, "")
+    compiler = Interpreter(tmp_path, "")
     assert admission.note(run(), H100, planner(tmp_path, said, compiler)) == ""
     assert admission.note(run(kind="pipeline"), H100, planner(tmp_path, said, compiler)) == ""
     assert (compiler.calls, said) == ([], [])
 
 
 def test_one_that_cannot_fit_is_refused_at_once_with_what_fits(tmp_path, said):
-    compiler = Compiler(tmp_path, "")
+    compiler = Interpreter(tmp_path, "")
     with pytest.raises(DoesNotFit, match=r"cannot fit: a step needs .* --set compute\..*--no-plan"):
         admission.note(run(*NEVER), H100, planner(tmp_path, said, compiler))
     assert compiler.calls == []
 
 
 def test_only_a_near_miss_waits_for_the_compiler(tmp_path, said):
-    compiler = Compiler(tmp_path, compiled(job(*NEAR)))
+    compiler = Interpreter(tmp_path, compiled(job(*NEAR)))
     near = estimate(job(*NEAR), EIGHT)
     assert near.needs.total == pytest.approx(near.memory, rel=0.1)
     admission.note(run(*NEAR), H100, planner(tmp_path, said, compiler))
@@ -202,7 +206,7 @@ def test_without_a_compiler_a_near_miss_is_let_through_with_a_warning(tmp_path, 
 
 
 def test_a_plan_that_was_compiled_is_believed_more_than_an_estimate(tmp_path, said):
-    compiler = Compiler(tmp_path, compiled(job(), temporary=10**12))
+    compiler = Interpreter(tmp_path, compiled(job(), temporary=10**12))
     planner(tmp_path, said, compiler).plan(job(), EIGHT)
     with pytest.raises(DoesNotFit):
         admission.note(run(), H100, planner(tmp_path, said, compiler))
