@@ -244,7 +244,8 @@ def _kept(given: _Given, part: Part, recompute: str) -> float:
     """Return the bytes of one sample that the backward pass of one layer needs."""
     seen = part.attention
     logits = 0 if given.fused or recompute != "nothing" else part.rows * seen.heads * seen.queries * seen.keys
-    return given.width * (part.rows * part.tokens * part.kept[recompute] + logits)
+    exact = _EXACT + given.width  # softmax keeps what it made, the product with values that rounded
+    return given.width * part.rows * part.tokens * part.kept[recompute] + exact * logits
 
 
 def _gathered(given: _Given) -> float:
