@@ -48,8 +48,9 @@ def plan(
     """Show what a training needs and costs, on any GPUs.
 
     Memory by kind, what binds a step, time and money, read from the program that would run: compiled here, without a
-    GPU, in some minutes, and kept. Without an environment that compiles (scripts/_setup cuda), or a pod
-    that does (--target cluster), it is estimated from sizes. Exit code 4: it does not fit; the setting with which it does is named.
+    GPU, in some minutes, and kept. Without an environment that compiles (scripts/_setup cuda), and without a pod that
+    does (--target cluster), it is estimated from sizes. Exit code 4: it does not fit; the setting with which it does is
+    named.
     """
     from pi05ctl import forecast
     from pi05ctl.planning import machine_of, training
