@@ -83,7 +83,7 @@ def draw(folder: Path, url: str) -> str:
     """Write random weights of the full model in the released form."""
     from pi05.model import tree, weights
 
-    weights.write(folder / WEIGHTS / PARAMS, tree.nest(tree.initial(training(url).model, seed=0)))
+    weights.write(folder / WEIGHTS / PARAMS, tree.initial(training(url).model, seed=0))
     return f"{sum(path.stat().st_size for path in (folder / WEIGHTS).rglob('*')) / GB:.1f} GB of files"
 
 
@@ -124,7 +124,6 @@ def resumed(folder: Path, url: str) -> str:
 
 def trained(_: Path, url: str) -> str:
     """Put the weights into the bucket as the checkpoint that the evaluation looks for."""
-    from pi05.model import tree
     from pi05.training import checkpoint
 
     told = training(url).model_copy(update={"run": evaluation(url).train_run})
@@ -132,7 +131,7 @@ def trained(_: Path, url: str) -> str:
     with _assembled(told) as (run, around):
         around.storage.delete(f"weights/{WEIGHTS}")  # the room is needed
         with around.storage.stage(around.paths.checkpoint(1)) as staged:
-            checkpoint.write(staged, checkpoint.Checkpoint(tree.nest(params), None, run.loader.recipe, run.meta(1)))
+            checkpoint.write(staged, checkpoint.Checkpoint(params, None, run.loader.recipe, run.meta(1)))
     return f"{_bytes(params) / GB:.2f} GB of arrays"
 
 

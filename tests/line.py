@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -80,13 +81,15 @@ class Refusing(Line):
 
 
 class Stubborn(Line):
-    """Fails at seed 7 with an error that cannot be pickled, and is killed at seed 8."""
+    """Fails at seed 7 with an error that cannot be pickled, is killed at seed 8, and hangs at seed 9."""
 
     def reset(self, seed: int) -> StepInfo:
         if seed == 7:
             raise Unportable(lambda: None)
         if seed == 8:
             os.kill(os.getpid(), signal.SIGKILL)
+        if seed == 9:
+            threading.Event().wait()
         return super().reset(seed)
 
 

@@ -34,7 +34,7 @@ def _written(place: Path, model: ModelConfig) -> Row:
     target = {path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for path, leaf in tree.leaves(model).items()}
     params = jax.block_until_ready(drawn.parameters(model, target))
     begin = time.perf_counter()
-    weights.write(place, tree.nest(params))
+    weights.write(place, params)
     seconds = time.perf_counter() - begin
     _forget(place)
     return _pace(4 * tree.count(model), seconds) | {"disk_gb": sum(map(_size, place.rglob("*"))) / 1e9}

@@ -32,6 +32,8 @@ Seeds = Sequence[int]
 
 PERIOD = 0.5
 """Seconds between two looks at whether to stop."""
+PATIENCE = 300.0
+"""Seconds a seed that a block may take, far more than any needs: solvers and renderers may hang."""
 _SET_UP = "run scripts/quickstart, which sets the planner's environment up"
 _NEEDED = ("mplib", "mani_skill", "h5py", "pi05")
 _TAIL = 12
@@ -173,19 +175,19 @@ class _Crew:
         self._give(self._take())
 
     def ask(self, request: str, answer: str, seeds: Seeds) -> None:
-        """Have a process do what a line asks for; one that dies is replaced once.
+        """Have a process do what a line asks for; one that dies or hangs is replaced once.
 
         Raises:
             TemporaryError, ConfigError: The second one died, too.
         """
         for last in (False, True):
             process = self._take()
-            if process.ask(request, answer):
+            if process.ask(request, answer, PATIENCE * len(seeds)):
                 self._give(process)
                 return
             if last or self._closed:
                 raise process.error(self._what, seeds)
-            log.warning("a %s ended (code %d) at seeds %s", self._what, process.code, _span(seeds))
+            log.warning("a %s ended (%s) at seeds %s", self._what, process.how, _span(seeds))
 
     def kill(self) -> None:
         """End all processes, and start no more."""
@@ -225,20 +227,29 @@ class _Process:
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, process_group=0
             )  # a group of its own: Ctrl-C is for the job, which then ends its processes
         self._requests, self._answers = cast(IO[str], self._popen.stdin), cast(IO[str], self._popen.stdout)
+        self._hung = ""
 
     @property
-    def code(self) -> int:
-        """Exit code, negative for a signal."""
-        return self._popen.wait()
+    def how(self) -> str:
+        """How it ended: its exit code, negative for a signal, or that it hung."""
+        return self._hung or f"code {self._popen.wait()}"
 
-    def ask(self, request: str, answer: str) -> bool:
-        """Send a line; return whether the process lived to give the answer."""
+    def ask(self, request: str, answer: str, seconds: float) -> bool:
+        """Send a line; return whether the process lived to give the answer, for which it has some seconds."""
+        end = threading.Timer(seconds, self._give_up, [seconds])
+        end.start()
         try:
             self._requests.write(f"{request}\n")
             self._requests.flush()
+            return self._answers.readline() == f"{answer}\n"
         except BrokenPipeError:
             return False
-        return self._answers.readline() == f"{answer}\n"
+        finally:
+            end.cancel()
+
+    def _give_up(self, seconds: float) -> None:
+        self._hung = f"no answer for {seconds:.0f} s, killed"
+        self.kill()
 
     def kill(self) -> None:
         """End the process."""
@@ -254,7 +265,7 @@ class _Process:
     def error(self, what: str, seeds: Seeds) -> TemporaryError | ConfigError:
         """Return why the process ended, in its own last words."""
         tail = " | ".join(self._log.read_text(errors="replace").splitlines()[-_TAIL:])
-        message = f"the {what} ended twice (code {self.code}) at seeds {_span(seeds)}: {tail}"
+        message = f"the {what} ended twice ({self.how}) at seeds {_span(seeds)}: {tail}"
         if "ModuleNotFoundError" in tail or "ImportError" in tail:
             return ConfigError(f"{message}. The {what}'s environment is not whole; {_SET_UP}")
         return TemporaryError(f"{message}. If memory ran out, use fewer demos.workers; then run the same command again")

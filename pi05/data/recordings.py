@@ -162,11 +162,16 @@ def _physics(group: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _member(group: Any, name: str) -> Any:
-    """Return what lies under a name; raise ValueError when the name leads out of the file."""
+    """Return what lies under a name; raise ValueError when it need not lie there.
+
+    A link, also one that stays in the file, may go on through another that leads out of it, and so may a path.
+    """
     import h5py
 
-    if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
-        raise ValueError(f"{name} lies in another file; recordings are one file and its json")
+    if "/" in name:
+        raise ValueError(f"{name} is no name of a member, which has no /")
+    if isinstance(group.get(name, getlink=True), h5py.ExternalLink | h5py.SoftLink):
+        raise ValueError(f"{name} is a link; recordings are one file and its json, and the recorder makes none")
     return group[name]
 
 

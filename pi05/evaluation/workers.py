@@ -26,6 +26,10 @@ from pi05.evaluation.course import Environment, Look, Trial
 _RENDER_THREADS = "LP_NUM_THREADS"
 """How many threads lavapipe draws with; it takes every core for itself otherwise."""
 
+PATIENCE = 900.0
+"""Seconds that an answer may take, far more than any needs: nothing else ends a process that hangs in its renderer."""
+_GO_ON = "the episodes that ended are kept and the same command goes on from there"
+
 
 class Pool:
     """Processes that compute functions.
@@ -142,9 +146,14 @@ class _Worker:
     def answer(self) -> tuple[bool, Any]:
         """Return True and the answer, or False and what the worker raised."""
         try:
-            return self._pipe.recv()
+            if self._pipe.poll(PATIENCE):
+                return self._pipe.recv()
         except (EOFError, OSError) as error:
             raise self._gone() from error
+        self._process.kill()
+        raise TemporaryError(
+            f"simulator process {self._number} has not answered for {PATIENCE:.0f} s and was killed; {_GO_ON}"
+        )
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -162,6 +171,6 @@ class _Worker:
         code = self._process.poll()
         how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
         return TemporaryError(
-            f"simulator process {self._number} {how}; the episodes that ended are kept and the same command goes on "
-            "from there. Out of memory? Use fewer eval.environments or eval.workers"
+            f"simulator process {self._number} {how}; {_GO_ON}. Out of memory? Use fewer eval.environments or "
+            "eval.workers"
         )

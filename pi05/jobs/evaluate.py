@@ -27,7 +27,7 @@ from pi05.results import Episode, Result, summary
 from pi05.simulator import Simulator, renderer
 from pi05.storage import RunPaths, Storage
 from pi05.tasks import find
-from pi05.training import checkpoint
+from pi05.training import checkpoint, memory
 
 log = logging.getLogger("pi05")
 
@@ -47,7 +47,8 @@ def evaluate(job: EvalJob, context: Context) -> None:
     if result is None:
         trials = _Trials(context, f"{context.paths.work}/{header.checkpoint or header.policy}", seeds)
         if trials.missing():
-            with compiled.kept(context.storage) if header.checkpoint else nullcontext():
+            programs = compiled.kept(context.storage) if header.checkpoint else nullcontext()
+            with programs, memory.advised(memory.for_acting(job)):
                 _roll_out(job, header.limit, _actor(job, header, context.storage, data), trials, context)
         else:  # an earlier start was stopped while it filmed
             _film(job, trials, context, None)

@@ -47,7 +47,11 @@ def train(job: TrainJob, context: Context) -> None:
     with Company(context.process, context.processes, context.coordinator, context.abandon).together():
         check_same(job.model_dump_json())
         gpus.check(context.gpus)
-        with compiled.kept(context.storage), assembled(job, context) as run, memory.advised(job, run.mesh.size):
+        with (
+            compiled.kept(context.storage),
+            assembled(job, context) as run,
+            memory.advised(memory.for_training(job, run.mesh.size)),
+        ):
             run.fit(loop.start(run, context), context)
 
 

@@ -31,9 +31,9 @@ _EXACT = re.compile(
 """Paths of parameters that the model does not round to the compute type."""
 
 
-def write(folder: Path, params: tree.Params) -> None:
-    """Write parameters to `folder`, which must not exist, in the form of a released checkpoint."""
-    arrays.save(folder, {"params": params})
+def write(folder: Path, params: Mapping[str, Any]) -> None:
+    """Write parameters, given by path, to `folder`, which must not exist, in the form of a released checkpoint."""
+    arrays.save(folder, {"params": tree.nest(params)})
 
 
 def read(folder: Path, config: ModelConfig, target: Mapping[str, Any] | None = None) -> dict[str, jax.Array]:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -31,7 +32,7 @@ from pi05.data import stats
 from pi05.data.tokenizer import Tokenizer
 from pi05.data.transforms import Recipe
 from pi05.errors import ConfigError, DataError
-from pi05.model import arrays, tree, weights
+from pi05.model import arrays, weights
 from pi05.resuming import RESULT_FREE, STEERING, differences
 from pi05.storage import ASSETS, PARAMS, STATE, RunPaths, Storage, removal
 from pi05.storage.artefact import unusable
@@ -126,13 +127,13 @@ class Checkpoint:
     """One checkpoint, in memory.
 
     Attributes:
-        params: What a policy uses.
+        params: What a policy uses, by path.
         state: What training needs beside them; None in one that training does not go on from.
         recipe: The transforms.
         meta: What it says of itself.
     """
 
-    params: tree.Params
+    params: Mapping[str, jax.Array]
     state: dict[str, Any] | None
     recipe: Recipe
     meta: CheckpointMeta

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from pi05 import sharding
 from pi05.config import TrainJob
 from pi05.data.batches import Loader
-from pi05.model import device, flow
+from pi05.model import device, flow, tree
 from pi05.training import processes
 from pi05.training.step import Batch, TrainState, loss_and_sums, policy_params, state_sharding
 
@@ -64,7 +64,7 @@ def _make_loss(job: TrainJob, mesh: Mesh) -> Callable[[TrainState, Batch, np.int
         key = jax.random.fold_in(jax.random.key(_KEY), number)
         noise, time = flow.draw(key, batch.actions.shape)
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return loss_and_sums(policy_params(state), job.model, compute, batch, noise[None], time[None])[0]
+            return loss_and_sums(tree.nest(policy_params(state)), job.model, compute, batch, noise[None], time[None])[0]
 
     return jax.jit(
         loss,

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from pi05.config import ComputeConfig, TrainJob
+from pi05.config import ComputeConfig, EvalJob, TrainJob
 from pi05.errors import ConfigError
 
 _EXHAUSTED = "RESOURCE_EXHAUSTED"
@@ -28,24 +28,39 @@ def in_use(devices: Sequence[Any]) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def advised(job: TrainJob, devices: int) -> Iterator[None]:
-    """Raise ConfigError when the devices' memory does not suffice for what is done inside."""
+def advised(advice: str) -> Iterator[None]:
+    """Raise ConfigError with an advice when the devices' memory does not suffice for what is done inside."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if not str(error).startswith(_EXHAUSTED):
             raise
-        raise ConfigError(_words(job, devices, str(error))) from error
+        raise ConfigError(f"{advice} ({str(error).splitlines()[0]})") from error
 
 
-def _words(job: TrainJob, devices: int, error: str) -> str:
+def for_training(job: TrainJob, devices: int) -> str:
+    """Return what does not suffice for a training, and what needs less."""
     batch, compute = job.train.batch_size, job.compute
     ways = [*_ways(compute, batch, devices), "a lower train.batch_size in a new run"]
     return (
         f"the memory of {devices} devices does not suffice for train.batch_size={batch}, "
-        f"compute.recompute={compute.recompute}, compute.microbatches={compute.microbatches} "
-        f"({error.splitlines()[0]}). Use {', or '.join(ways)}; pi05ctl plan computes what fits, and pi05ctl resume "
+        f"compute.recompute={compute.recompute}, compute.microbatches={compute.microbatches}. "
+        f"Use {', or '.join(ways)}; pi05ctl plan computes what fits, and pi05ctl resume "
         f"{job.run} --set compute.... goes on with it"
+    )
+
+
+def for_acting(job: EvalJob) -> str:
+    """Return what does not suffice for the policy of an evaluation, and what needs less."""
+    rows, dtype = job.eval.batch_size, job.compute.dtype
+    ways = [
+        *(["compute.dtype=bfloat16"] if dtype == "float32" else []),
+        *([f"eval.batch_size={rows // 2}"] if rows > 1 else []),
+        "a device with more memory",
+    ]
+    return (
+        f"the memory of the device does not suffice for a policy with compute.dtype={dtype} and "
+        f"eval.batch_size={rows}. Use {', or '.join(ways)}, in a new evaluation"
     )
 
 

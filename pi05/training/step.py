@@ -101,9 +101,9 @@ def _frozen_as(path: str, compute: ComputeConfig) -> str:
     return "float32" if weights.is_exact(path) and path != tree.EMBEDDING else compute.dtype
 
 
-def policy_params(state: TrainState) -> tree.Params:
+def policy_params(state: TrainState) -> Flat:
     """Return the parameters a policy uses: the averaged ones where there are any."""
-    return tree.nest({**state.params, **(state.ema or {})})
+    return {**state.params, **(state.ema or {})}
 
 
 def loss_and_sums(

@@ -13,7 +13,7 @@ from pi05.data.blocks import Block
 from pi05.data.dataset import Attempt
 from pi05.data.demos import Shard, Team, Wanted, assist
 from pi05.data.pool import Planners as RealPlanners
-from pi05.errors import ConfigError
+from pi05.errors import ConfigError, TemporaryError
 
 PUSHCUBE = tasks.find("pushcube")
 CONFIG = DemosConfig(count=40, first_seed=100, block=10)
@@ -203,6 +203,20 @@ def test_what_a_killed_process_left_may_vanish_while_it_is_removed(
     monkeypatch.setattr(Path, "glob", lambda *_: [renamed])
     with RealPlanners(fake_python(tmp_path), PUSHCUBE, Convention(cameras=()), tmp_path / "work", 1):
         assert not renamed.exists()
+
+
+def test_a_planner_that_hangs_is_killed_replaced_once_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    python = fake_python(tmp_path)
+    (tmp_path / "fakes.py").write_text("import sys, threading; sys.stdin.readline(); threading.Event().wait()")
+    monkeypatch.setattr("pi05.data.pool.PATIENCE", 0.2)
+    with (
+        RealPlanners(python, PUSHCUBE, Convention(cameras=()), tmp_path / "work", 1, replayer=python) as blocks,
+        pytest.raises(TemporaryError, match=r"the planner ended twice \(no answer for 2 s, killed\) at seeds 5 to 14"),
+    ):
+        blocks.block(range(5, 15), do_nothing)
+    assert caplog.messages == ["a planner ended (no answer for 2 s, killed) at seeds 5 to 14"]
 
 
 def test_a_damaged_block_on_the_shelf_is_made_again_and_replaced(tmp_path: Path) -> None:

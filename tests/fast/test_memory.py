@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from pi05.config import ComputeConfig, TrainJob
+from pi05.config import ComputeConfig, EvalConfig, EvalJob, TrainJob
 from pi05.errors import ConfigError
-from pi05.training.memory import advised
+from pi05.training.memory import advised, for_acting, for_training
 from tests.conftest import options
 
 
@@ -30,9 +30,14 @@ def exhaust() -> None:
 
 
 def words(compute: ComputeConfig, batch_size: int = 64) -> str:
-    with pytest.raises(ConfigError) as caught, advised(job(compute, batch_size), 8):
+    return refusal(for_training(job(compute, batch_size), 8))
+
+
+def refusal(advice: str) -> str:
+    with pytest.raises(ConfigError) as caught, advised(advice):
         exhaust()
     assert caught.value.exit_code == 64
+    assert str(caught.value).startswith(f"{advice} (RESOURCE_EXHAUSTED: Out of memory")
     return str(caught.value)
 
 
@@ -40,7 +45,7 @@ def test_it_names_what_there_is_and_what_needs_less() -> None:
     text = words(ComputeConfig(recompute="cheap"))
     assert text.startswith(
         "the memory of 8 devices does not suffice for train.batch_size=64, compute.recompute=cheap, "
-        "compute.microbatches=1 (RESOURCE_EXHAUSTED: Out of memory"
+        "compute.microbatches=1. "
     )
     assert "Use compute.recompute=layers, or compute.microbatches=2, or a lower train.batch_size in a new run" in text
     assert "pi05ctl resume train-stackcube-000000 --set" in text
@@ -51,6 +56,29 @@ def test_it_does_not_advise_what_is_not_possible() -> None:
     assert ". Use a lower train.batch_size in a new run" in text
 
 
+@pytest.mark.parametrize(
+    ("dtype", "batch_size", "ways"),
+    [
+        ("float32", 10, "Use compute.dtype=bfloat16, or eval.batch_size=5, or a device with more memory, in a new"),
+        ("bfloat16", 1, "Use a device with more memory, in a new"),
+    ],
+)
+def test_a_policy_has_other_ways(dtype: str, batch_size: int, ways: str) -> None:
+    evaluation = EvalJob(
+        run="eval-stackcube-000000",
+        task="stackcube",
+        storage="file:///unused",
+        convention=options("full").convention,
+        dataset="datasets/stackcube/0",
+        train_run="train-stackcube-000000",
+        compute=ComputeConfig.model_validate({"dtype": dtype}),
+        eval=EvalConfig(batch_size=batch_size),
+    )
+    text = refusal(for_acting(evaluation))
+    assert text.startswith(f"the memory of the device does not suffice for a policy with compute.dtype={dtype} and")
+    assert ways in text
+
+
 def test_other_errors_stay_what_they_are() -> None:
-    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), advised(job(ComputeConfig()), 8):
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), advised(for_training(job(ComputeConfig()), 8)):
         raise jax.errors.JaxRuntimeError("INTERNAL: a driver fell over")

@@ -18,8 +18,8 @@ ACTIONS, STATES = np.ones((5, 8), np.float32), np.ones((6, 13), np.float32)
 Change = Callable[[h5py.Group, Path], None]
 
 
-def recorded(folder: Path, change: Change | None = None) -> Recordings:
-    """Return a recording of one episode, whose h5 group something has changed."""
+def recorded(folder: Path, change: Change | None = None, episode_id: object = 0) -> Recordings:
+    """Return a recording of one episode, whose h5 group something has changed, or whose json names another one."""
     path = folder / "trajectory.h5"
     with h5py.File(path, "w") as file:
         group = file.create_group("traj_0")
@@ -27,7 +27,7 @@ def recorded(folder: Path, change: Change | None = None) -> Recordings:
         group["env_states/actors/cube"] = STATES
         if change:
             change(group, folder)
-    episode = {"episode_id": 0, "episode_seed": 3, "control_mode": "pd_joint_pos", "elapsed_steps": 5}
+    episode = {"episode_id": episode_id, "episode_seed": 3, "control_mode": "pd_joint_pos", "elapsed_steps": 5}
     info = {"env_id": TASK.env_id, "env_kwargs": {}}
     path.with_suffix(".json").write_text(json.dumps({"env_info": info, "episodes": [episode]}))
     return Recordings(path, TASK, CONVENTION)
@@ -65,6 +65,14 @@ def link(name: str) -> Change:
     return change
 
 
+def roundabout(group: h5py.Group, folder: Path) -> None:
+    """Lead out by way of a link that stays in the file itself."""
+    link("actions")(group, folder)
+    group["elsewhere"] = h5py.ExternalLink(folder / "other.h5", "/")
+    del group["actions"]
+    group["actions"] = h5py.SoftLink("elsewhere/secret")
+
+
 def test_an_episode_is_read(tmp_path: Path) -> None:
     recording = recorded(tmp_path).plan([3]).recordings[3]
     np.testing.assert_array_equal(recording.actions, ACTIONS)
@@ -76,9 +84,10 @@ def test_an_episode_is_read(tmp_path: Path) -> None:
     [
         (outside, "actions takes its values from another file"),
         (virtual, "actions takes its values from another file"),
-        (link("actions"), "actions lies in another file"),
-        (link("env_states/actors/cube"), "cube lies in another file"),
-        (link("env_states/actors"), "actors lies in another file"),
+        (link("actions"), "actions is a link"),
+        (link("env_states/actors/cube"), "cube is a link"),
+        (link("env_states/actors"), "actors is a link"),
+        (roundabout, "actions is a link"),
         (replaced("actions", shape=(10**9, 8), dtype="f4", chunks=(1, 8)), r"shape \(1000000000, 8\), at most \("),
         (replaced("env_states/actors/cube", shape=(6, 10**9), dtype="f4", chunks=(6, 1)), r"shape \(6, 1000000000\)"),
         (replaced("actions", shape=(5, 8, 1), dtype="f4"), r"shape \(5, 8, 1\)"),
@@ -87,6 +96,16 @@ def test_an_episode_is_read(tmp_path: Path) -> None:
 def test_what_leads_out_of_the_file_or_is_no_episode_is_refused(tmp_path: Path, change: Change, words: str) -> None:
     with pytest.raises(DataError, match=rf"trajectory.h5 is damaged \(.*{words}.*\); fetch it again"):
         recorded(tmp_path, change).plan([3])
+
+
+def test_an_episode_whose_number_is_a_way_into_another_file_is_refused(tmp_path: Path) -> None:
+    def elsewhere(group: h5py.Group, folder: Path) -> None:
+        with h5py.File(folder / "other.h5", "w") as other:
+            other["secret/actions"] = ACTIONS
+        group["elsewhere"] = h5py.ExternalLink(folder / "other.h5", "/")
+
+    with pytest.raises(DataError, match="traj_0/elsewhere/secret is no name"):
+        recorded(tmp_path, elsewhere, "0/elsewhere/secret").plan([3])
 
 
 def test_states_as_one_flat_array_are_left_out(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ def episodes(fleet: Workers | Station) -> list:
 
 def test_episodes_do_not_depend_on_how_many_processes_share_them() -> None:
     alone = episodes(Station([Line()], images=False))
-    for environments, workers in ((4, 3), (2, 2)):
-        with Workers(Line, environments, workers, images=True) as fleet:
+    for environments, processes in ((4, 3), (2, 2)):
+        with Workers(Line, environments, processes, images=True) as fleet:
             assert episodes(fleet) == alone
 
 
@@ -51,6 +51,13 @@ def test_a_process_that_is_killed_is_named_and_the_job_may_try_again() -> None:
         pytest.raises(TemporaryError, match=r"process 1 was killed by signal 9; .* Use fewer eval.environments"),
     ):
         fleet.begin([1, 8])
+
+
+def test_a_process_that_hangs_is_killed_and_the_job_may_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Workers(Stubborn, 2, 2, images=False) as fleet:
+        monkeypatch.setattr("pi05.evaluation.workers.PATIENCE", 0.2)
+        with pytest.raises(TemporaryError, match=r"process 0 has not answered for 0 s and was killed; the episodes"):
+            fleet.begin([9, 1])
 
 
 def test_processes_end_with_their_parent(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

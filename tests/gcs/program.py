@@ -1,6 +1,7 @@
 """A job that does as it is told, with less patience: `program ACTION TERMINATION-LOG job.json [arguments of a job]`."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -27,6 +28,10 @@ def work(job: EvalJob, context: Context) -> None:
         raise ZeroDivisionError("unlucky")
     if action == "write":
         context.insist(lambda: context.storage.write(f"{context.paths.results}/0.json", job.run.encode()))
+    if action == "twice":
+        print("x" * 50_000, "said last", flush=True)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
     if action == "wait":
         for step in range(2, 2000):
             context.events.emit("progress", step=step, total=2000, unit="episodes")

@@ -162,6 +162,12 @@ def test_sigterm_stops_a_job_and_its_log_is_whole(pod: Pod, storage: GcsStorage)
     assert status(storage).exit_code == 143
 
 
+def test_a_second_sigterm_ends_a_job_at_once_and_what_it_printed_is_not_lost(pod: Pod) -> None:
+    code, out, _ = pod.run("twice", "--attempt", POD)
+    assert code == 143
+    assert out.splitlines()[-1].endswith("said last")
+
+
 def test_a_killed_pod_leaves_its_log_and_the_next_one_takes_over(pod: Pod, storage: GcsStorage) -> None:
     process = pod.start("wait", "--attempt", POD)
     until(lambda: storage.exists(PATHS.attempt_log(POD)))

@@ -32,7 +32,7 @@ def test_reads_a_trained_checkpoint(golden: Golden) -> None:
 
 
 def test_writes_what_it_reads(golden: Golden, tmp_path: Path) -> None:
-    weights.write(tmp_path / "params", golden.nested())
+    weights.write(tmp_path / "params", golden.params)
     found = weights.read(tmp_path / "params", golden.model())
     assert all(np.array_equal(found[path], wanted) for path, wanted in golden.params.items())
     ours, theirs = (weights._leaves(f) for f in (tmp_path / "params", golden.folder / "checkpoint/params"))

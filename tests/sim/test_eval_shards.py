@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 
 from pi05 import simulator, tasks
@@ -14,13 +16,13 @@ from pi05.data import dataset as datasets
 from pi05.data.batches import data_stats
 from pi05.data.tokenizer import TINY, Tokenizer
 from pi05.data.transforms import Recipe
-from pi05.errors import DataError
+from pi05.errors import ConfigError, DataError
 from pi05.jobs.evaluate import evaluate
 from pi05.jobs.runtime import Arguments, Context, Stopped
 from pi05.model import tree
 from pi05.policy import Policy
 from pi05.results import Result, merge
-from pi05.storage import FileStorage, RunPaths
+from pi05.storage import STATE, FileStorage, RunPaths
 from pi05.training import checkpoint
 from pi05.training.step import new_state
 from pi05ctl import results
@@ -84,7 +86,9 @@ def read_shards(storage: FileStorage, run: str) -> list[Result]:
 
 @pytest.fixture(scope="module")
 def trained(storage: FileStorage) -> FileStorage:
+    """A checkpoint without what only training needs: of 53 GB of the full preset an evaluation fetches 13."""
     save_checkpoint(storage, 1)
+    shutil.rmtree(storage.path(TRAINING.checkpoint(1)) / STATE)
     return storage
 
 
@@ -160,6 +164,14 @@ def test_a_shard_that_was_stopped_while_it_filmed_films_the_rest_and_ends(
     assert len(trained.children(f"{paths.results}/videos")) == 3
     assert Result.model_validate_json(trained.read(f"{paths.results}/0.json")).episodes == whole.episodes
     assert trained.children(paths.work) == []
+
+
+def test_a_device_that_is_too_small_is_told_with_the_settings_that_need_less(
+    trained: FileStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Policy, "act", lambda *_: jnp.zeros((2**46,), jnp.float32).block_until_ready())
+    with pytest.raises(ConfigError, match=r"device does not suffice for a policy .* or eval.batch_size=5, or"):
+        run_shard(eval_job(trained, "eval-pushcube-555555", step=1))
 
 
 def test_another_number_of_shards_runs_its_own_seeds(trained: FileStorage, whole: Result) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -164,6 +165,14 @@ def test_a_run_of_two_tasks_whose_prompts_differ_in_length_compiles_one_step(
     run(storage, what)
     assert len({-(-length // 8) for length in prompts}) > 1, "else the batches would have one shape by themselves"
     assert [step._cache_size() for step in steps] == [1]
+
+
+def test_a_device_that_is_too_small_is_told_with_the_settings_that_need_less(
+    storage: FileStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "start", lambda *_: jnp.zeros((2**46,), jnp.float32).block_until_ready())
+    with pytest.raises(ConfigError, match=r"8 devices does not suffice .* Use compute.recompute=cheap, or"):
+        run(storage, job(storage))
 
 
 def test_datasets_of_two_renderers_are_not_mixed(storage: FileStorage) -> None:

@@ -36,7 +36,7 @@ def drawn() -> dict[str, np.ndarray]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of these weights."""
     training, folder = make_training(TRAIN, model=SIZES), tmp_path_factory.mktemp("checkpoint")
-    weights.write(folder / "params", tree.nest(drawn()))
+    weights.write(folder / "params", drawn())
     stats.write(folder / "assets" / checkpoint.ASSET_ID, training.loader.recipe.stats)
     (folder / checkpoint.TOKENIZER).write_bytes(training.loader.recipe.tokenizer.model)
     train = TRAIN.model_copy(update={"number_embedding": "fourier"})
