@@ -54,6 +54,7 @@ CONFIGURATIONS = (
     ("full", "h100", 8, 2, ("compute.layers=looped", "train.batch_size=128")),
     ("full", "h200", 8, 1, ("compute.layers=looped", "compute.recompute=cheap", "train.batch_size=128")),
     ("full", "b200", 8, 1, ("compute.layers=looped", "compute.microbatches=4", "train.batch_size=128")),
+    ("full", "a100-80", 8, 1, ("compute.layers=looped",)),
 )
 """Of --estimate: preset, chip, GPUs of a node, nodes, and settings."""
 
