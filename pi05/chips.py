@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pi05.errors import ConfigError, nearest
 
 GBIT = 1e9 / 8
+JAX_SHARE = 0.9
+"""Of a GPU's memory, what JAX is told to take in our pods (XLA_PYTHON_CLIENT_MEM_FRACTION)."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,26 @@ class Chip:
     shared: int
     shared_by_one: int
     cache: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The GPUs of a run: so many nodes with so many chips each."""
+
+    chip: Chip
+    gpus: int
+    nodes: int = 1
+
+    @property
+    def words(self) -> str:
+        """Return it for people."""
+        each = f"{self.gpus} {self.chip.name}"
+        return f"{self.nodes} nodes of {each}" if self.nodes > 1 else each
+
+    @property
+    def memory(self) -> int:
+        """Bytes of one GPU that JAX takes."""
+        return int(self.chip.memory * JAX_SHARE)
 
 
 CHIPS = {

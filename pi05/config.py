@@ -499,6 +499,15 @@ class EvalJob(Job):
         return self
 
 
+class Described(Section):
+    """A training, and GPUs that need not be there."""
+
+    job: TrainJob
+    chip: str
+    gpus: Positive
+    nodes: Positive
+
+
 class ProbeJob(Section):
     """Look around in a pod and say what is there; no run, but told like one.
 
@@ -510,6 +519,7 @@ class ProbeJob(Section):
         gpus: Devices that JAX must see; 0: whatever there is.
         planner_python: The planner's interpreter, which must be able to plan; None where nothing is planned.
         rights: Verb, API group and resource of all that the pod's account must be allowed to do in its namespace.
+        described: What to compile instead of looking around.
     """
 
     v: Literal[1] = 1
@@ -520,6 +530,7 @@ class ProbeJob(Section):
     gpus: Natural = 0
     planner_python: str | None = None
     rights: tuple[tuple[str, str, str], ...] = ()
+    described: Described | None = None
 
 
 def _find_task(name: str) -> None:

@@ -17,7 +17,7 @@ import typer
 
 from pi05.errors import JobError
 from pi05.tasks import TASKS
-from pi05ctl import cli_artefacts, cli_datasets, cli_setup
+from pi05ctl import cli_artefacts, cli_datasets, cli_plan, cli_setup
 from pi05ctl.errors import (
     INTERRUPTED,
     CtlError,
@@ -42,7 +42,7 @@ app = typer.Typer(
     help="Train and evaluate Pi0.5 robot policies on ManiSkill tasks.\n\n"
     "pi05ctl submit pipeline pushcube --follow makes demonstrations, trains on them and evaluates the policy.",
     epilog="Exit codes: 0 done, 1 the run failed, 2 usage, 3 target, storage or network, "
-    "124 wait timed out, 125 the run failed while waiting, 130 Ctrl-C (the run goes on).",
+    "4 does not fit, 124 wait timed out, 125 the run failed while waiting, 130 Ctrl-C (the run goes on).",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -108,6 +108,9 @@ def submit(
     ] = False,
     follow: FollowOption = False,
     again: AgainOption = False,
+    plan: Annotated[
+        bool, typer.Option("--plan/--no-plan", help="Refuse a training that cannot fit its GPUs' memory.")
+    ] = True,
     output: OutputOption = Output.text,
 ) -> None:
     """Start a run, or find that it is running or done.
@@ -119,7 +122,11 @@ def submit(
     if dry_run:
         _print_jobs(controller, runs)
         return
-    _after_submission(controller, controller.submit(runs), follow, output)
+    notes = cli_plan.admit(controller, runs) if plan and controller.target.name == "cluster" else []
+    submitted = controller.submit(runs)
+    for text in notes:
+        _say(text)
+    _after_submission(controller, submitted, follow, output)
 
 
 @app.command()
@@ -321,6 +328,7 @@ def _say_copy(path: Path | None) -> None:
         _out(f"{path.as_uri()}\n")
 
 
+app.add_typer(cli_plan.app)
 app.add_typer(cli_setup.app)
 app.add_typer(cli_datasets.datasets, name="datasets")
 app.add_typer(cli_artefacts.weights, name="weights")

@@ -7,6 +7,7 @@ CtlError
 │   ├── Unreachable       3  it does not answer (now)
 │   ├── Forbidden         3  the cluster knows us and does not allow it
 │   └── NameTaken         3  another release has the run's name
+├── DoesNotFit            4  a training needs more memory than its GPUs have
 ├── WaitTimeout         124  `wait --timeout` ran out; the run goes on
 └── FailedWhileWaiting  125  `wait` saw the run fail or be cancelled
 
@@ -55,6 +56,12 @@ class Forbidden(TargetError):
 
 class NameTaken(TargetError):
     """A Helm release of the run's name exists, or another submission has just made it."""
+
+
+class DoesNotFit(CtlError):
+    """A training needs more memory than its GPUs have; nothing was started."""
+
+    exit_code = 4
 
 
 class WaitTimeout(CtlError):

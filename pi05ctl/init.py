@@ -7,10 +7,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from pi05.chips import CHIPS
 from pi05.config import explain
 from pi05.errors import nearest
 from pi05ctl.errors import UsageError, unknown
-from pi05ctl.settings import FILE, REGISTRY, Cluster, Images, Pods
+from pi05ctl.settings import FILE, REGISTRY, Cluster, Images, Pods, TrainPods
 
 DEFAULT = Cluster()
 _KINDS: tuple[tuple[str, Pods, str], ...] = (
@@ -229,6 +230,9 @@ def _pods(name: str, default: Pods, meaning: str) -> str:
     first = [key for key in ("nodes", "shards", "gpus") if key in fields]
     order = [*first, *(key for key in fields if key not in first)]
     lines = "".join(f"# {key} = {_toml(fields[key])}\n" for key in order)
+    if isinstance(default, TrainPods):
+        lines += f"# Which GPUs those are ({', '.join(CHIPS)}); submit then refuses what cannot fit.\n"
+        lines += '# chip = "h100"\n'
     return f"\n# {meaning}\n# [cluster.{name}]\n{lines}"
 
 

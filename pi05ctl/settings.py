@@ -4,6 +4,7 @@
     storage = "pi05-data"                           # a folder beside this file, or file:///absolute/path
     python = ".venv/bin/python"                     # runs the jobs
     planner_python = ".venv-planner/bin/python"     # plans demonstrations (numpy < 2)
+    cuda_python = ".venv-cuda/bin/python"           # compiles for GPUs (pi05ctl plan)
     jobs_at_once = 1                                # of the local target; the others are Queued
 
     [cluster]                                       # of the cluster target: see Cluster for all of it
@@ -24,14 +25,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
+from pi05 import chips
 from pi05.config import Natural, Positive, Section, explain
+from pi05.errors import ConfigError
 from pi05ctl.errors import UsageError, unknown
 
 FILE = "pi05.toml"
 VARIABLE = "PI05_STORAGE"
 _PLANNER = ".venv-planner/bin/python"
+_CUDA = ".venv-cuda/bin/python"
 _STORAGE = "gs://your-bucket/pi05"
 REGISTRY = "your-registry"
 """Of images that nobody has named yet."""
@@ -85,15 +89,30 @@ class DemosPods(Pods):
 
 
 class TrainPods(Pods):
-    """Pods that train: `nodes` a run, one pod each, with `gpus` (train.fsdp_devices counts when a preset names it)."""
+    """Pods that train: `nodes` a run, one pod each, with `gpus` (train.fsdp_devices counts when a preset names it).
+
+    Attributes:
+        chip: What those GPUs are, so that submit refuses what cannot fit; None: what `node_selector` says, if anything.
+    """
 
     nodes: Positive = 1
     gpus: Natural = 8
+    chip: str | None = None
     cpu: Quantity = "32"
     memory: Quantity = "256Gi"
     scratch: Quantity = "300Gi"
     shm: Quantity = "16Gi"
     grace_seconds: Positive = 600
+
+    @field_validator("chip")
+    @classmethod
+    def _chip_exists(cls, chip: str | None) -> str | None:
+        if chip is not None:
+            try:
+                chips.find(chip)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
+        return chip
 
 
 class EvalPods(Pods):
@@ -183,6 +202,7 @@ class _File(Section):
     storage: str | None = None
     python: str | None = None
     planner_python: str | None = None
+    cuda_python: str | None = None
     jobs_at_once: Positive = 1
     cluster: Cluster = Cluster()
 
@@ -195,6 +215,7 @@ class Settings:
         storage: Root of all artefacts, as a URL.
         python: Interpreter of the jobs.
         planner_python: Interpreter of the planner's environment.
+        cuda_python: Interpreter of an environment with JAX's CUDA plugin; None where there is none.
         target: Where runs go unless a command says otherwise.
         jobs_at_once: Jobs that the local target runs at the same time.
         cluster: The cluster target.
@@ -204,6 +225,7 @@ class Settings:
     storage: str
     python: str
     planner_python: str
+    cuda_python: str | None = None
     target: str = "local"
     jobs_at_once: int = 1
     cluster: Cluster = field(default_factory=Cluster)
@@ -221,7 +243,8 @@ def load(folder: Path, environ: Mapping[str, str], python: Path) -> Settings:
     return Settings(
         storage=_url(storage or "pi05-data", base),
         python=str(base / file.python) if file.python else str(python),
-        planner_python=_planner(file.planner_python, base, python),
+        planner_python=_beside(file.planner_python, _PLANNER, base, python)[0],
+        cuda_python=_cuda(file.cuda_python, base, python),
         target=file.target,
         jobs_at_once=file.jobs_at_once,
         cluster=file.cluster,
@@ -266,9 +289,13 @@ def _url(storage: str, base: Path) -> str:
     return (base / Path(storage).expanduser()).resolve().as_uri()
 
 
-def _planner(given: str | None, base: Path, python: Path) -> str:
-    """Return the planner's interpreter: the given one, or the one beside the project or its environment."""
-    if given:
-        return str(base / given)
-    beside = [base / _PLANNER, python.parent.parent.parent / _PLANNER]
-    return str(next((path for path in beside if path.exists()), beside[0]))
+def _cuda(given: str | None, base: Path, python: Path) -> str | None:
+    """Return the interpreter that compiles for GPUs: the given one, or one that is there."""
+    place = _beside(given, _CUDA, base, python)[0]
+    return place if given or Path(place).exists() else None
+
+
+def _beside(given: str | None, name: str, base: Path, python: Path) -> list[str]:
+    """Return where an interpreter may be, what is there first: as given, beside pi05.toml, beside our environment."""
+    places = [base / given] if given else [base / name, python.parent.parent.parent / name]
+    return [str(path) for path in sorted(places, key=lambda path: not path.exists())]

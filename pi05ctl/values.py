@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from pi05.chips import JAX_SHARE
 from pi05.config import Natural, Positive, ProbeJob, Section, TrainJob
 from pi05ctl.errors import UsageError
 from pi05ctl.render import Rendered, to_json
@@ -23,7 +24,7 @@ from pi05ctl.spec import Kind
 CHART = Path(__file__).parent.parent / "charts/pi05"
 SCHEMA = CHART / "values.schema.json"
 
-_MEMORY_FRACTION = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9"}
+_MEMORY_FRACTION = {"XLA_PYTHON_CLIENT_MEM_FRACTION": str(JAX_SHARE)}
 """Of a GPU's memory for JAX, whose own share is 0.75: nothing else runs there. A user's `env` outranks it."""
 
 _LITTLE = {"cpu": "100m", "memory": "2Gi", "scratch": "1Gi", "shm": "64Mi"}
@@ -118,7 +119,7 @@ def chart_values(run: Rendered, cluster: Cluster, version: str, revision: str) -
         UsageError: A training's batch or parameters cannot be divided among the devices of its pods.
     """
     what = Run(kind=run.spec.kind, task=run.spec.task, digest=run.digest, version=version, revision=revision)
-    return _values(run.spec.kind, what, run.job_json, _gpus(run, cluster.train), cluster)
+    return _values(run.spec.kind, what, run.job_json, gpus_of(run, cluster.train), cluster)
 
 
 def probe_values(probe: ProbeJob, cluster: Cluster, version: str, revision: str, light: bool, seconds: int) -> Values:
@@ -144,6 +145,21 @@ def probe_values(probe: ProbeJob, cluster: Cluster, version: str, revision: str,
     once = {"pods": 1, "retries": 0, "grace_seconds": 5, "deadline_seconds": seconds, "ttl_seconds": seconds}
     little = {"resources": real.resources.model_copy(update=_LITTLE | {"gpus": Gpus(count=0, resource="none")})}
     return real.model_copy(update=once | (little if light else {}))
+
+
+def gpus_of(run: Rendered, train: TrainPods) -> int:
+    """Return the GPUs of one pod; raise UsageError when the work cannot be divided among all of them."""
+    if not isinstance(run.job, TrainJob):
+        return 0
+    fsdp, batch = run.job.train.fsdp_devices, run.job.train.batch_size
+    gpus = fsdp if fsdp and train.nodes == 1 else train.gpus
+    total = train.nodes * gpus
+    if total and (batch % total or (fsdp and total % fsdp)):
+        raise UsageError(
+            f"train.batch_size {batch} and train.fsdp_devices {fsdp or total} do not fit {train.nodes} nodes of {gpus} "
+            f"GPUs: the first must be a multiple of {total}, the second divide it; change them or [cluster.train]"
+        )
+    return gpus
 
 
 def _values(kind: Kind, what: Run, job: bytes, gpus: int, cluster: Cluster) -> Values:
@@ -212,21 +228,6 @@ def _max_failed(shards: int) -> int:
     Shards that finish keep their results, so that a resumed run has only the failed ones to do.
     """
     return max(1, shards // 4)
-
-
-def _gpus(run: Rendered, train: TrainPods) -> int:
-    """Return the GPUs of one pod; raise UsageError when the work cannot be divided among all of them."""
-    if not isinstance(run.job, TrainJob):
-        return 0
-    fsdp, batch = run.job.train.fsdp_devices, run.job.train.batch_size
-    gpus = fsdp if fsdp and train.nodes == 1 else train.gpus
-    total = train.nodes * gpus
-    if total and (batch % total or (fsdp and total % fsdp)):
-        raise UsageError(
-            f"train.batch_size {batch} and train.fsdp_devices {fsdp or total} do not fit {train.nodes} nodes of {gpus} "
-            f"GPUs: the first must be a multiple of {total}, the second divide it; change them or [cluster.train]"
-        )
-    return gpus
 
 
 def _untitled(schema: object) -> object:

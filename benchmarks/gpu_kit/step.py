@@ -15,12 +15,12 @@ from typing import Any
 
 import jax
 
-from benchmarks.gpu_kit import drawn, flops, prediction
+from benchmarks.gpu_kit import drawn, prediction
 from benchmarks.gpu_kit.parts import Case, NotHere, Row
-from benchmarks.gpu_kit.sizes import Sizes, cut
+from benchmarks.gpu_kit.sizes import TOKENS, Sizes, cut
 from pi05 import sharding
 from pi05.config import ComputeConfig, ModelConfig, TrainConfig
-from pi05.model import tree
+from pi05.model import flops, tree
 from pi05.training import step
 from pi05ctl.errors import UsageError
 from pi05ctl.spec import Options
@@ -70,9 +70,11 @@ class Bench:
         self._train: TrainConfig = options.train.model_copy(update={"batch_size": rows, "fsdp_devices": 1})
         self._compute = options.compute  # by its type frozen parameters are kept; other ways to compute keep it
         self._mesh = sharding.make_mesh(1, rows, [self.device])
-        self._batch = drawn.batch(self._mesh, model, options.convention.cameras, rows)
+        cameras = options.convention.cameras
+        self._batch = drawn.batch(self._mesh, model, cameras, rows)
+        trained = step.trainable_paths(model, self._train.freeze)
+        self._flops = flops.of_step(model, len(cameras), TOKENS, rows, self._train.draws_per_sample, trained)
         self._state: step.TrainState | None = None
-        self._flops = 0
 
     @property
     def limit(self) -> float:
@@ -100,7 +102,6 @@ class Bench:
 
     def _beside(self, seconds: float, program: Program) -> Row:
         """Return what says how good that is, as far as it is known."""
-        self._flops = self._flops or self._asked_for()
         row: Row = {"tflop": self._flops / 1e12}
         if peak := prediction.peak(self.device):
             row["mfu"] = self._flops / seconds / peak
@@ -134,11 +135,6 @@ class Bench:
 
     def _shapes(self) -> step.TrainState:
         return step.abstract_state(self.model, self._train, self._compute)
-
-    def _asked_for(self) -> int:
-        """Return the model's FLOPs: attention in products that can be seen, and none done twice."""
-        plain = ComputeConfig(dtype="bfloat16", layers="looped", attention="xla")
-        return flops.of(self._step(plain).trace(self._shapes(), self._batch).jaxpr)
 
 
 def cases(sizes: Sizes) -> Iterator[Case]:

@@ -3,7 +3,7 @@
 It runs in a pod like those of real runs, of any image, and says what real runs would find: whether the folders can be
 written, the bucket be reached, the programs of the image start, JAX see its devices, and the pod's account do what it
 must. What belongs to an image is looked at in a process of its own, so that a driver that crashes is a finding. All
-problems go into one event, the last line and the pod's termination message.
+problems go into one event, the last line and the pod's termination message. Or, told so, it compiles a training's step.
 """
 
 import http.client
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pi05.config import ProbeJob, explain
+from pi05.config import Described, ProbeJob, explain
 from pi05.errors import ConfigError, JobError
 from pi05.events import Event, EventWriter
 from pi05.jobs import output
@@ -208,6 +208,8 @@ def _last_line(done: "subprocess.CompletedProcess[str]") -> str:
 
 def probe(job: ProbeJob, write: Callable[..., Event]) -> int:
     """Look around and say in one event what was found; return the exit code."""
+    if job.described:
+        return _compile(job.described, write)
     found = Found()
     problems = list(look(job, found))
     said: Mapping[str, object] = {"versions": found.versions, "devices": found.devices, "renderer": found.renderer}
@@ -215,6 +217,21 @@ def probe(job: ProbeJob, write: Callable[..., Event]) -> int:
         write("failed", message="; ".join(problems), exit_code=ConfigError.exit_code, **said)
         return ConfigError.exit_code
     write("finished", **said)
+    return 0
+
+
+def _compile(described: Described, write: Callable[..., Event]) -> int:
+    """Compile a training's step for GPUs that are not here, and say its plan; for `pi05ctl plan --target cluster`."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "job.json")
+        path.write_text(described.job.model_dump_json())
+        command = [sys.executable, "-m", "pi05.jobs.plan", str(path), "--chip", described.chip]
+        command += ["--gpus", str(described.gpus), "--nodes", str(described.nodes)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        write("failed", message=_last_line(done), exit_code=done.returncode)
+        return done.returncode
+    write("finished", plan=json.loads(done.stdout))
     return 0
 
 

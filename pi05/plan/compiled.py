@@ -17,46 +17,39 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 from pi05 import sharding
-from pi05.chips import Chip
+from pi05.chips import Chip, Machine
 from pi05.config import TrainJob
 from pi05.errors import ConfigError
 from pi05.observation import Observation
+from pi05.plan.document import NO_COMPILER, Needs, Plan, Times
+from pi05.plan.estimate import model_flops
+from pi05.plan.program import read
 from pi05.training import step
 
-_OPTIONS = {"xla_gpu_enable_triton_gemm": False}
-"""Triton's matrix products have no default tile for some shapes, and without a GPU none can be found."""
+_OPTIONS = {
+    "xla_gpu_enable_triton_gemm": False,  # has no default tile for some shapes, and without a GPU none can be found
+    "xla_backend_optimization_level": 0,  # of the kernels' code, which nobody runs: a third of the time
+    "xla_llvm_disable_expensive_passes": True,
+}
 
 
-@dataclass(frozen=True)
-class Machine:
-    """The GPUs of a run: so many nodes with so many chips each."""
+class NoCompiler(ConfigError):
+    """JAX's CUDA plugin is not installed, so nothing can be compiled for GPUs."""
 
-    chip: Chip
-    gpus: int
-    nodes: int = 1
+    exit_code = NO_COMPILER
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled step and the bytes that one GPU needs for it.
+    """A compiled step.
 
     Attributes:
-        text: The optimised, scheduled program, for one GPU.
-        parameters, moments, averages, batch: What the step is given.
-        temporary: What it needs besides while it runs: activations, gradients, weights that were gathered.
+        text: The optimised, scheduled program of one GPU.
+        needs: What that GPU needs for it.
     """
 
     text: str
-    parameters: int
-    moments: int
-    averages: int
-    batch: int
-    temporary: int
-
-    @property
-    def state(self) -> int:
-        """Bytes of everything that is there between two steps, and of the batch."""
-        return self.parameters + self.moments + self.averages + self.batch
+    needs: Needs
 
 
 def compile_step(job: TrainJob, machine: Machine, tokens: int, cameras: Sequence[str] | None = None) -> Compiled:
@@ -69,7 +62,8 @@ def compile_step(job: TrainJob, machine: Machine, tokens: int, cameras: Sequence
         cameras: None means those of the job.
 
     Raises:
-        ConfigError: The job does not divide over these devices, or the CUDA plugin is not installed.
+        ConfigError: The job does not divide over these devices.
+        NoCompiler: The CUDA plugin is not installed.
     """
     mesh = sharding.make_mesh(job.train.fsdp_devices, job.train.batch_size, _devices(machine))
     state = step.placed_state(mesh, job.model, job.train, job.compute)
@@ -77,13 +71,43 @@ def compile_step(job: TrainJob, machine: Machine, tokens: int, cameras: Sequence
     with _as_on(machine.chip):
         lowered = step.make_step(mesh, job.model, job.train, job.compute).lower(state, batch)
     program = lowered.compile(compiler_options=_OPTIONS)
-    return Compiled(
-        text=program.as_text(),
+    needs = Needs(
         parameters=_bytes(state.params),
         moments=_bytes((state.opt_state, state.step)),
         averages=_bytes(state.ema),
         batch=_bytes(batch),
         temporary=program.memory_analysis().temp_size_in_bytes,
+    )
+    return Compiled(program.as_text(), needs)
+
+
+def plan(job: TrainJob, machine: Machine, step: Compiled, tokens: int, tokens_known: bool) -> Plan:
+    """Return what a compiled step says of the training."""
+    cost = read(step.text, machine.chip, machine.gpus)
+    return Plan(
+        how="compiled",
+        chip=machine.chip.name,
+        gpus=machine.gpus,
+        nodes=machine.nodes,
+        batch_size=job.train.batch_size,
+        steps=job.train.steps,
+        tokens=tokens,
+        tokens_known=tokens_known,
+        memory=machine.memory,
+        needs=step.needs,
+        flops=cost.flops,
+        model_flops=model_flops(job, machine, tokens),
+        traffic=cost.memory,
+        kernels=cost.kernels,
+        wire=round(sum(cost.wire.values())),
+        network=round(cost.network),
+        times=Times(
+            compute=cost.compute,
+            memory=cost.bandwidth,
+            launches=cost.launches,
+            wire=cost.wire_seconds,
+            step=cost.schedule,
+        ),
     )
 
 
@@ -128,7 +152,7 @@ def _devices(machine: Machine) -> list[Any]:
             platform="cuda", target_config=target_config(machine.chip), topology=shape
         )
     except NotImplementedError as error:
-        raise ConfigError("JAX's CUDA plugin is not here; install the packages of requirements/train.txt") from error
+        raise NoCompiler("JAX's CUDA plugin is not installed; scripts/_setup cuda makes .venv-cuda") from error
     return list(described.devices)
 
 

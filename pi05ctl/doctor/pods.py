@@ -21,7 +21,7 @@ from pi05ctl.errors import CtlError
 from pi05ctl.facts import Facts, Object, observe
 from pi05ctl.render import PLANNER_IN_IMAGE
 from pi05ctl.settings import Cluster
-from pi05ctl.values import probe_values
+from pi05ctl.values import Values, probe_values
 
 Kind = Literal["train", "eval", "pipeline"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -30,7 +30,7 @@ NEEDS = ("settings", "helm", "namespace", "rights", "accounts")
 _POLL = 1.0
 _ROOM = 30.0
 """Seconds after which a pod that finds no room is given up; a scheduler takes one."""
-_MORE = 60
+MORE = 60
 """Seconds after ours that Kubernetes' own deadline ends the Job."""
 _HOPELESS = (
     *("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"),
@@ -90,14 +90,17 @@ class Prober:
         """Install a probe, wait for what it says, and remove it."""
         name = self.name(kind)
         job = self._job(kind, name)
-        seconds = int(self.timeout) + _MORE
+        seconds = int(self.timeout) + MORE
         values = probe_values(job, self.cluster, version("pi05"), self.revision, self.light, seconds)
+        return self._finding(values.image.name, self.ended(name, values))
+
+    def ended(self, name: str, values: Values) -> Facts:
+        """Install a release, wait for its end, remove it, and return what was last known of it."""
         try:
             self.helm.install(name, values.to_json().encode())
-            facts = self._wait(name)
+            return self._wait(name)
         finally:
             self._remove(name)
-        return self._finding(values.image.name, facts)
 
     def _check(self, kind: Kind, _: Site) -> Finding:
         return self.probe(kind)

@@ -11,14 +11,21 @@ import pytest
 import yaml
 
 from pi05 import vulkan
+from pi05.chips import Machine, find
+from pi05.config import Described, ProbeJob, TrainJob
 from pi05.errors import ConfigError
+from pi05.plan.document import Plan
+from pi05.plan.estimate import estimate
 from pi05.storage import FileStorage
 from pi05ctl import cli
 from pi05ctl.doctor import cluster, local, pods
 from pi05ctl.doctor.cluster import RIGHTS, Contexts, Site
+from pi05ctl.doctor.described import InPod
 from pi05ctl.doctor.finding import Check, Finding, examine
-from pi05ctl.errors import Forbidden, TargetError, Unreachable
+from pi05ctl.errors import Forbidden, TargetError, Unreachable, UsageError
+from pi05ctl.render import render
 from pi05ctl.settings import Cluster, Images, Settings, TrainPods
+from pi05ctl.spec import RunSpec
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = Cluster(
@@ -580,3 +587,38 @@ def test_a_cluster_nobody_described_is_told_in_one_go(capsys, tmp_path, monkeypa
     assert "not set in pi05.toml: cluster.storage" in said.out
     assert "there is no kubeconfig to be read" in said.out
     assert said.err.startswith("pi05ctl: missing: settings, context (2 of 15 checks)")
+
+
+# ---- A plan from a pod -----------------------------------------------------------------------------------------------
+DESCRIBED = Machine(find("h100"), 8)
+
+
+def training() -> TrainJob:
+    spec = RunSpec(kind="train", task="pushcube", preset="full", target="cluster")
+    made = render(spec, Settings(storage="", python="", planner_python="", cluster=CLUSTER)).job
+    assert isinstance(made, TrainJob)
+    return made
+
+
+def from_pod(*moments: dict) -> tuple[Plan | None, Answering, list[str]]:
+    answering, said = Answering({}, *moments), []
+    return InPod(prober(answering), said.append).plan(training(), DESCRIBED), answering, said
+
+
+def test_a_pod_that_compiles_has_no_gpu_and_room_and_is_removed():
+    plan = estimate(training(), DESCRIBED)
+    found, answering, said = from_pod(WAITING, complete(plan=plan.model_dump(mode="json")))
+    assert (found, said) == (plan, [])
+    assert answering.log == ["install probe-train-1", "uninstall probe-train-1"]
+    assert answering.values["resources"]["gpus"]["count"] == 0
+    assert answering.values["resources"]["memory"] == "12Gi"
+    told = ProbeJob.model_validate_json(answering.values["job"]).described
+    assert told == Described(job=training(), chip="h100", gpus=8, nodes=1)
+
+
+def test_a_pod_that_cannot_compile_is_told_and_one_that_refuses_refuses():
+    found, _, said = from_pod(NO_IMAGE)
+    assert found is None
+    assert said[0].startswith("not compiled, but estimated: r/train:1: pending: ImagePullBackOff")
+    with pytest.raises(UsageError, match="not divisible"):
+        from_pod(broken({"exitCode": 64, "message": words("failed", message="it is not divisible", exit_code=64)}))

@@ -8,6 +8,9 @@ import pytest
 
 from pi05.events import LIMIT, Event, parse
 from pi05.jobs import probe
+from pi05ctl.render import render
+from pi05ctl.settings import Settings
+from pi05ctl.spec import RunSpec
 
 RIGHTS = (("get", "", "pods/log"), ("create", "batch", "jobs"))
 
@@ -102,3 +105,19 @@ def test_a_job_of_another_kind_is_refused(tmp_path, capsys):
     assert probe.main([str(tmp_path / "job.json")]) == 64
     assert probe.main([]) == 64
     assert "no probe's job" in capsys.readouterr().err
+
+
+def test_told_so_it_compiles_a_training_and_looks_at_nothing(look, monkeypatch, tmp_path):
+    """With whatever `pi05.jobs.plan` says: here a program in its place."""
+    spec = RunSpec(kind="train", task="pushcube", preset="tiny", target="cluster")
+    job = render(spec, Settings(storage="", python="", planner_python="")).job.model_dump(mode="json")
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "{\\"told\\": \\"$4 $5 $6 $7 $8 $9\\"}"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    code, event = look(described={"job": job, "chip": "h100", "gpus": 8, "nodes": 2})
+    assert (code, event.kind) == (0, "finished")
+    assert (event.model_extra or {})["plan"] == {"told": "--chip h100 --gpus 8 --nodes 2"}
+    python.write_text("#!/bin/sh\necho 'it is not divisible' >&2\nexit 64\n")
+    code, event = look(described={"job": job, "chip": "h100", "gpus": 8, "nodes": 2})
+    assert (code, event.kind, event.message) == (64, "failed", "it is not divisible")
