@@ -19,9 +19,9 @@ from pi05.config import TrainJob
 from pi05.plan.compiled import Compiled, compile_step, plan
 from pi05.plan.estimate import estimate
 from pi05.plan.program import Cost, read
-from pi05ctl.render import render
-from pi05ctl.settings import Settings
-from pi05ctl.spec import RunSpec, parse_assignment
+from pi05ctl.spec.render import render
+from pi05ctl.spec.runspec import RunSpec, parse_assignment
+from pi05ctl.spec.settings import Settings
 
 FOLDER = Path("build/compiled")
 CAMERAS, TOKENS = ("base_camera", "hand_camera", "third_camera"), 200

@@ -34,7 +34,7 @@ from pi05.model import tree
 from pi05.policy import Policy
 from pi05.simulator import Simulator, StepInfo
 from pi05.training.checkpoint import CheckpointMeta
-from pi05ctl.spec import RunSpec, resolve
+from pi05ctl.spec.runspec import RunSpec, resolve
 
 TASK = tasks.find("pushcube")
 OPTIONS = resolve(RunSpec(kind="train", task=TASK.name, preset="micro"))

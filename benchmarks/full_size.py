@@ -34,9 +34,9 @@ from typing import Any
 
 from pi05.config import EvalJob, Job, TrainJob
 from pi05.storage import PARAMS, RunPaths, connect
-from pi05ctl.render import render, to_json
-from pi05ctl.settings import FILE, Settings
-from pi05ctl.spec import RunSpec, parse_assignment
+from pi05ctl.spec.render import render, to_json
+from pi05ctl.spec.runspec import RunSpec, parse_assignment
+from pi05ctl.spec.settings import FILE, Settings
 
 GB = 1e9
 TASK, WEIGHTS = "pushcube", "pi05_base"

@@ -35,7 +35,7 @@ from pi05.data.dataset import META, Dataset, DatasetMeta
 from pi05.data.frames import Frames, open_frames
 from pi05.data.tokenizer import TINY, Tokenizer
 from pi05.data.transforms import Recipe
-from pi05ctl.spec import RunSpec, resolve
+from pi05ctl.spec.runspec import RunSpec, resolve
 
 CONVENTION = Convention()
 HORIZON, BATCH, WORKERS, ROUNDS, SECONDS = 16, 32, len(os.sched_getaffinity(0)), 3, 8.0

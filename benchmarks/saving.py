@@ -36,7 +36,7 @@ from pi05.tasks import find
 from pi05.training import loop, saving, snapshot
 from pi05.training.checkpoint import Checkpoint
 
-PRESET = Path(__file__).parents[1] / "pi05ctl/presets/small.toml"
+PRESET = Path(__file__).parents[1] / "pi05ctl/spec/presets/small.toml"
 CONVENTION = Convention(cameras=(), state="joints_and_poses")
 RUN = "train-pushcube-000000"
 BATCH = 6

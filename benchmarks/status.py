@@ -22,12 +22,12 @@ import yaml
 
 from pi05.events import Event
 from pi05.storage import RunPaths, connect
-from pi05ctl.render import render, to_json
-from pi05ctl.settings import Cluster, DemosPods, EvalPods, Settings, Toleration, TrainPods
-from pi05ctl.spec import Kind, RunSpec
-from pi05ctl.targets.cluster import ClusterTarget
-from pi05ctl.targets.kubernetes import Kubernetes
-from pi05ctl.targets.records import Record
+from pi05ctl.cluster.api import Kubernetes
+from pi05ctl.cluster.target import ClusterTarget
+from pi05ctl.runs.records import Record
+from pi05ctl.spec.render import render, to_json
+from pi05ctl.spec.runspec import Kind, RunSpec
+from pi05ctl.spec.settings import Cluster, DemosPods, EvalPods, Settings, Toleration, TrainPods
 from tests.cluster.harness import binaries, kwok, layout, services
 from tests.cluster.harness import cluster as harness
 
@@ -256,7 +256,7 @@ def profiled(folder: str) -> None:
     profile = cProfile.Profile()
     with contextlib.redirect_stdout(io.StringIO()):
         profile.enable()
-        from pi05ctl import cli
+        from pi05ctl.cli import runs as cli
 
         cli.run(["status"])
         profile.disable()

@@ -27,11 +27,12 @@ from pi05.errors import TERMINATED, ConfigError, JobError, TemporaryError
 from pi05.events import TERMINAL, Event, EventWriter
 from pi05.jobs import output
 from pi05.storage import RunPaths, Storage, connect
-from pi05ctl import page, status
 from pi05ctl.errors import CtlError, Unreachable
-from pi05ctl.render import PipelineJob, Rendered, stages
-from pi05ctl.status import RunStatus
-from pi05ctl.targets.target import Target
+from pi05ctl.runs import status
+from pi05ctl.runs.status import RunStatus
+from pi05ctl.runs.target import Target
+from pi05ctl.spec.render import PipelineJob, Rendered, stages
+from pi05ctl.views import page
 
 Answer = TypeVar("Answer")
 _ASK_AGAIN = 10.0
@@ -208,10 +209,10 @@ def _guarded(job: PipelineJob, events: EventWriter, stopping: Callable[[], bool]
 def _target(job: PipelineJob) -> Target:
     """Return where the stages run: this machine, or the cluster that this pod is in."""
     if job.local is not None:
-        from pi05ctl.targets.local import LocalTarget
+        from pi05ctl.local.target import LocalTarget
 
         return LocalTarget(connect(job.storage), job.local)
-    from pi05ctl.targets.cluster import ClusterTarget, cluster_of
+    from pi05ctl.cluster.target import ClusterTarget, cluster_of
 
     return ClusterTarget(cluster_of(job))
 

@@ -4,7 +4,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from pi05ctl.spec import Options, RunSpec, resolve
+from pi05ctl.spec.runspec import Options, RunSpec, resolve
 
 
 def options(preset: str, task: str = "pushcube") -> Options:

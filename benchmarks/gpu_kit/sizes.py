@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from pi05.config import ModelConfig
-from pi05ctl.spec import Options, RunSpec, resolve
+from pi05ctl.spec.runspec import Options, RunSpec, resolve
 
 TOKENS = 64
 """Of a ManiSkill task's prompt with 8 joints."""

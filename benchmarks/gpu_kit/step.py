@@ -23,7 +23,7 @@ from pi05.config import ComputeConfig, ModelConfig, TrainConfig
 from pi05.model import flops, tree
 from pi05.training import step
 from pi05ctl.errors import UsageError
-from pi05ctl.spec import Options
+from pi05ctl.spec.runspec import Options
 
 _WAYS = (
     {"layers": "looped"},

@@ -14,8 +14,8 @@ from pi05.storage import Storage
 from pi05.tasks import TASKS
 from pi05ctl.doctor.finding import Check, Finding, State
 from pi05ctl.errors import TargetError
-from pi05ctl.settings import Cluster
-from pi05ctl.spec import RunSpec, resolve
+from pi05ctl.spec.runspec import RunSpec, resolve
+from pi05ctl.spec.settings import Cluster
 
 Object = dict[str, Any]
 OLDEST_KUBERNETES, OLDEST_HELM = (1, 31), (3, 13)

@@ -11,9 +11,9 @@ from pi05.chips import Machine
 from pi05.config import Described, ProbeJob, TrainJob
 from pi05.errors import ConfigError
 from pi05.plan.document import Plan
+from pi05ctl.cluster.values import Gpus, probe_values
 from pi05ctl.doctor.pods import MORE, Prober
 from pi05ctl.errors import UsageError
-from pi05ctl.values import Gpus, probe_values
 
 _ASKED = {"cpu": "4", "memory": "12Gi", "scratch": "2Gi", "shm": "64Mi", "gpus": Gpus(count=0, resource="none")}
 """The full preset takes 4 GB and little more than one core."""

@@ -12,7 +12,7 @@ from pi05.storage import FileStorage
 from pi05ctl.doctor.cluster import reach
 from pi05ctl.doctor.finding import Check, Finding
 from pi05ctl.errors import UsageError
-from pi05ctl.settings import Settings
+from pi05ctl.spec.settings import Settings
 
 _JOBS = ("pi05", "jax", "flax", "optax", "orbax", "pyarrow", "mani_skill", "lerobot")
 _PLANNER = ("pi05", "mplib", "mani_skill", "h5py")

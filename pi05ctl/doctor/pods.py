@@ -15,13 +15,13 @@ from threading import Event as Flag
 from typing import Any, Literal, Protocol, get_args
 
 from pi05.config import ProbeJob
+from pi05ctl.cluster.values import Values, probe_values
 from pi05ctl.doctor.cluster import RIGHTS, Site
 from pi05ctl.doctor.finding import Check, Finding
 from pi05ctl.errors import CtlError
-from pi05ctl.facts import Facts, Object, observe
-from pi05ctl.render import PLANNER_IN_IMAGE
-from pi05ctl.settings import Cluster
-from pi05ctl.values import Values, probe_values
+from pi05ctl.runs.facts import Facts, Object, observe
+from pi05ctl.spec.render import PLANNER_IN_IMAGE
+from pi05ctl.spec.settings import Cluster
 
 Kind = Literal["train", "eval", "pipeline"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

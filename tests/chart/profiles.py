@@ -9,10 +9,10 @@ from pathlib import Path
 import yaml
 from pydantic import JsonValue
 
-from pi05ctl.render import Rendered, render
-from pi05ctl.settings import Cluster, Settings, Toleration, TrainPods
-from pi05ctl.spec import RunSpec
-from pi05ctl.values import CHART, Values, chart_values
+from pi05ctl.cluster.values import CHART, Values, chart_values
+from pi05ctl.spec.render import Rendered, render
+from pi05ctl.spec.runspec import RunSpec
+from pi05ctl.spec.settings import Cluster, Settings, Toleration, TrainPods
 
 HELM = Path(sys.executable).parent / "helm"
 VERSION, REVISION = "0.1.0", "0123abc"

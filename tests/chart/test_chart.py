@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pi05ctl.settings import Images
-from pi05ctl.values import CHART
+from pi05ctl.cluster.values import CHART
+from pi05ctl.spec.settings import Images
 from tests.chart.profiles import PROFILES, Profile, changed, helm, leaves, manifests, profile, template
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from pi05.config import ProbeJob
-from pi05ctl.settings import Cluster
-from pi05ctl.values import CHART, Values, probe_values
+from pi05ctl.cluster.values import CHART, Values, probe_values
+from pi05ctl.spec.settings import Cluster
 from tests.chart import schemas
 from tests.chart.profiles import QUEUED, REVISION, VERSION, helm, manifests, profile
 

@@ -8,7 +8,7 @@ import copy
 import pytest
 import yaml
 
-from pi05ctl.values import CHART
+from pi05ctl.cluster.values import CHART
 from tests.chart import kustomize, schemas
 from tests.chart.kustomize import FOLDERS, build
 from tests.chart.profiles import PROFILES, manifests

@@ -2,14 +2,14 @@
 
 import pytest
 
+from pi05ctl.cluster.values import SCHEMA, schema
 from pi05ctl.errors import UsageError
-from pi05ctl.settings import Cluster, EvalPods, TrainPods
-from pi05ctl.values import SCHEMA, schema
+from pi05ctl.spec.settings import Cluster, EvalPods, TrainPods
 from tests.chart.profiles import PROFILES, profile
 
 
 def test_the_schema_is_that_of_the_models():
-    assert SCHEMA.read_text() == schema(), "python -m pi05ctl.values writes it"
+    assert SCHEMA.read_text() == schema(), "python -m pi05ctl.cluster.values writes it"
 
 
 def test_each_kind_has_its_image():

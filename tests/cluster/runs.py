@@ -14,9 +14,9 @@ from pi05.config import Convention
 from pi05.data.dataset import Attempt, DatasetMeta, Demo, write
 from pi05.simulator import state_names
 from pi05.storage import Storage, connect
-from pi05ctl.controller import Controller, Request
-from pi05ctl.settings import load
-from pi05ctl.targets.cluster import ClusterTarget
+from pi05ctl.cluster.target import ClusterTarget
+from pi05ctl.service import Request, Service
+from pi05ctl.spec.settings import load
 from tests.cluster.conftest import Site, until
 
 QUICK_XLA = (
@@ -124,10 +124,10 @@ def manifests(site: Site, *words: str) -> list[dict[str, Any]]:
 def values(site: Site, kind: str, task: str, *options: str) -> bytes:
     """Return the values of the release that these words, with options of `small`, submit."""
     _, preset, *sets = options
-    controller = Controller(load(site.folder, {}, Path(sys.executable)))
-    [run] = controller.render(Request(kind, task, preset, [word for word in sets if word != "--set"]))
-    assert isinstance(controller.target, ClusterTarget)
-    return controller.target.values(run)
+    service = Service(load(site.folder, {}, Path(sys.executable)))
+    [run] = service.render(Request(kind, task, preset, [word for word in sets if word != "--set"]))
+    assert isinstance(service.target, ClusterTarget)
+    return service.target.values(run)
 
 
 def storage(site: Site, monkeypatch) -> Storage:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pi05ctl.targets.helm import CHART
+from pi05ctl.cluster.helm import CHART
 from tests.cluster import runs
 from tests.cluster.conftest import until
 from tests.cluster.runs import small, status, submit, until_state, until_step

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from pi05.storage import FileStorage, RunPaths
-from pi05ctl import cli
-from pi05ctl.render import render
-from pi05ctl.settings import Settings
-from pi05ctl.spec import RunSpec
-from pi05ctl.targets.records import Records
+from pi05ctl.cli import runs as cli
+from pi05ctl.runs.records import Records
+from pi05ctl.spec.render import render
+from pi05ctl.spec.runspec import RunSpec
+from pi05ctl.spec.settings import Settings
 
 SETTINGS = Settings(storage="file:///unused", python="python", planner_python="planner")
 

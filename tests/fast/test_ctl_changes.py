@@ -7,13 +7,13 @@ import pytest
 from pi05.config import TrainJob
 from pi05.resuming import RESULT_FREE, STEERING
 from pi05.storage import FileStorage, RunPaths, Storage, connect
-from pi05ctl.changes import Change, asked, changed, remarks
-from pi05ctl.controller import Controller
 from pi05ctl.errors import UsageError
-from pi05ctl.render import Rendered, render
-from pi05ctl.settings import Settings
-from pi05ctl.spec import Options, RunSpec, parse_assignment
-from pi05ctl.targets.records import Records
+from pi05ctl.runs.records import Records
+from pi05ctl.service import Service
+from pi05ctl.spec.changes import Change, asked, changed, remarks
+from pi05ctl.spec.render import Rendered, render
+from pi05ctl.spec.runspec import Options, RunSpec, parse_assignment
+from pi05ctl.spec.settings import Settings
 
 NOW = 1.7e9
 SETTINGS = Settings("file:///nowhere", "python", "python", jobs_at_once=1)
@@ -115,16 +115,16 @@ def stored(storage: Storage) -> Rendered:
 
 
 @pytest.fixture
-def controller(storage: Storage) -> Controller:
-    return Controller(Settings(storage.url, "python", "python", jobs_at_once=1), "local", lambda: NOW)
+def service(storage: Storage) -> Service:
+    return Service(Settings(storage.url, "python", "python", jobs_at_once=1), "local", lambda: NOW)
 
 
-def test_a_changed_run_keeps_name_and_history(stored: Rendered, controller: Controller, storage: Storage) -> None:
+def test_a_changed_run_keeps_name_and_history(stored: Rendered, service: Service, storage: Storage) -> None:
     records, run = Records(storage), stored.run
-    first = controller.going_on(run, ["train.seed=1"])
+    first = service.going_on(run, ["train.seed=1"])
     assert (first.run, first.digest, first.spec) == (run, stored.digest, stored.spec)
     records.write(first, NOW + 1, None)
-    records.write(controller.going_on(run, ["train.seed=2", "train.steps=40000"]), NOW + 2, None)
+    records.write(service.going_on(run, ["train.seed=2", "train.steps=40000"]), NOW + 2, None)
     record = records.read(run)
     assert (record.created, record.digest, record.command) == (NOW, stored.digest, stored.spec.command())
     assert [change.values for change in record.changes] == [
@@ -137,11 +137,11 @@ def test_a_changed_run_keeps_name_and_history(stored: Rendered, controller: Cont
 
 
 def test_submitting_it_again_or_resuming_it_keeps_its_changes(
-    stored: Rendered, controller: Controller, storage: Storage
+    stored: Rendered, service: Service, storage: Storage
 ) -> None:
     records = Records(storage)
-    records.write(controller.going_on(stored.run, ["train.steps=40000"]), NOW + 1, None)
-    for again in (records.current(training()), controller.going_on(stored.run)):
+    records.write(service.going_on(stored.run, ["train.steps=40000"]), NOW + 1, None)
+    for again in (records.current(training()), service.going_on(stored.run)):
         assert isinstance(again.job, TrainJob)
         assert again.job.train.steps == 40_000
         records.refuse_other(again)
@@ -149,19 +149,19 @@ def test_submitting_it_again_or_resuming_it_keeps_its_changes(
         assert len(records.read(stored.run).changes) == 1
 
 
-def test_only_a_training_goes_on_otherwise(controller: Controller, storage: Storage) -> None:
+def test_only_a_training_goes_on_otherwise(service: Service, storage: Storage) -> None:
     pipeline = render(RunSpec(kind="pipeline", task="pushcube", preset="full"), SETTINGS)
     Records(storage).write(pipeline, NOW, None)
     with pytest.raises(UsageError, match=r"its training is train-pushcube-[0-9a-f]{6}, resume that one first"):
-        controller.going_on(pipeline.run, ["train.seed=1"])
+        service.going_on(pipeline.run, ["train.seed=1"])
 
 
-def test_a_training_that_runs_is_left_alone(stored: Rendered, controller: Controller, storage: FileStorage) -> None:
+def test_a_training_that_runs_is_left_alone(stored: Rendered, service: Service, storage: FileStorage) -> None:
     with (
         storage.lease(RunPaths(stored.run).lease),
         pytest.raises(UsageError, match=f"pi05ctl cancel {stored.run} lets"),
     ):
-        controller.going_on(stored.run, ["train.seed=1"])
+        service.going_on(stored.run, ["train.seed=1"])
 
 
 def test_options_have_no_setting_that_is_both(job: TrainJob) -> None:

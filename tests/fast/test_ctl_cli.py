@@ -9,11 +9,11 @@ import pytest
 
 from pi05.config import DemosJob, load_job
 from pi05.storage import FileStorage, RunPaths
-from pi05ctl import cli
-from pi05ctl.render import render
-from pi05ctl.settings import Settings
-from pi05ctl.spec import RunSpec
-from pi05ctl.targets.records import Record
+from pi05ctl.cli import runs as cli
+from pi05ctl.runs.records import Record
+from pi05ctl.spec.render import render
+from pi05ctl.spec.runspec import RunSpec
+from pi05ctl.spec.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -326,7 +326,7 @@ HEAVY = ("numpy", "jax", "torch", "mani_skill", "pydantic", "rich", "google_crc3
 
 
 def test_starting_loads_nothing_heavy():
-    script = f"import sys, pi05ctl.cli; print([name for name in {HEAVY!r} if name in sys.modules])"
+    script = f"import sys, pi05ctl.cli.runs; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 

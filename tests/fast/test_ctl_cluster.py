@@ -4,11 +4,11 @@ import pytest
 
 from pi05.events import Event
 from pi05.storage import Storage, connect
+from pi05ctl.cluster import podlogs
+from pi05ctl.cluster.helm import reason
+from pi05ctl.cluster.podlogs import PodLogs
+from pi05ctl.cluster.refusals import Place, explain
 from pi05ctl.errors import Forbidden, NameTaken, TargetError, Unreachable
-from pi05ctl.targets import podlogs
-from pi05ctl.targets.helm import reason
-from pi05ctl.targets.podlogs import PodLogs
-from pi05ctl.targets.refusals import Place, explain
 
 RUN = "train-pushcube-1"
 PLACE = Place("lab", "pi05")

@@ -17,15 +17,15 @@ from pi05.errors import ConfigError
 from pi05.plan.document import Plan
 from pi05.plan.estimate import estimate
 from pi05.storage import FileStorage
-from pi05ctl import cli
+from pi05ctl.cli import runs as cli
 from pi05ctl.doctor import cluster, local, pods
 from pi05ctl.doctor.cluster import RIGHTS, Contexts, Site
 from pi05ctl.doctor.described import InPod
 from pi05ctl.doctor.finding import Check, Finding, examine
 from pi05ctl.errors import Forbidden, TargetError, Unreachable, UsageError
-from pi05ctl.render import render
-from pi05ctl.settings import Cluster, Images, Settings, TrainPods
-from pi05ctl.spec import RunSpec
+from pi05ctl.spec.render import render
+from pi05ctl.spec.runspec import RunSpec
+from pi05ctl.spec.settings import Cluster, Images, Settings, TrainPods
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = Cluster(

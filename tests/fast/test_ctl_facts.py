@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from pi05.events import Event
-from pi05ctl.facts import ABSENT, observe
-from pi05ctl.spec import RunSpec
-from pi05ctl.status import STALLED_AFTER, Snapshot, fold
+from pi05ctl.runs.facts import ABSENT, observe
+from pi05ctl.runs.status import STALLED_AFTER, Snapshot, fold
+from pi05ctl.spec.runspec import RunSpec
 
 RUN = "train-pushcube-a8c1f0"
 START = "2026-11-24T10:00:00Z"

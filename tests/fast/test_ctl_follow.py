@@ -3,9 +3,9 @@
 import io
 from dataclasses import replace
 
-from pi05ctl import follow
+from pi05ctl.cli import follow
 from pi05ctl.errors import Unreachable
-from pi05ctl.status import RunStatus
+from pi05ctl.runs.status import Look, RunStatus
 
 RUNNING = RunStatus(
     run="train-pushcube-1", task="pushcube", kind="train", state="Running", step=100, total=400, unit="steps"
@@ -25,7 +25,7 @@ class Clock:
         self.now += seconds
 
 
-def play(*scenes: RunStatus) -> tuple[Clock, follow.Look]:
+def play(*scenes: RunStatus) -> tuple[Clock, Look]:
     """Return a clock and a look that shows one scene after the other, the last one again and again."""
     left = list(scenes)
 

@@ -10,15 +10,16 @@ import pytest
 
 from pi05.events import Event
 from pi05.storage import FileStorage, RunPaths
-from pi05ctl import cli, gc
+from pi05ctl.cli import runs as cli
 from pi05ctl.errors import TargetError, UsageError
-from pi05ctl.facts import ABSENT, Facts
-from pi05ctl.gc import Leftover, Rules
-from pi05ctl.render import Rendered, render
-from pi05ctl.settings import Settings
-from pi05ctl.spec import RunSpec
-from pi05ctl.status import Snapshot
-from pi05ctl.targets.records import Records
+from pi05ctl.runs import gc
+from pi05ctl.runs.facts import ABSENT, Facts
+from pi05ctl.runs.gc import Leftover, Rules
+from pi05ctl.runs.records import Records
+from pi05ctl.runs.status import Snapshot
+from pi05ctl.spec.render import Rendered, render
+from pi05ctl.spec.runspec import RunSpec
+from pi05ctl.spec.settings import Settings
 
 NOW = 1_000_000.0
 DAY = 86_400.0

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from pi05ctl import cli, init
+from pi05ctl.cli import init
+from pi05ctl.cli import runs as cli
+from pi05ctl.cli.init import Answers, Given, collect
 from pi05ctl.errors import UsageError
-from pi05ctl.init import Answers, Given, collect
-from pi05ctl.settings import Cluster, Images, load
+from pi05ctl.spec.settings import Cluster, Images, load
 
 IMAGES = Images(train="r/t:1", sim="r/s:1", ctl="r@sha256:0")
 

@@ -10,13 +10,13 @@ import pytest
 
 from pi05.events import Event
 from pi05.storage import FileStorage
-from pi05ctl import anchors, drawing
 from pi05ctl.errors import UsageError
-from pi05ctl.page import copy, gpus, numbers, page, publish, values
-from pi05ctl.plot import loss_png
-from pi05ctl.results import Episode, Evaluation
-from pi05ctl.sections import Report
-from pi05ctl.status import RunStatus
+from pi05ctl.runs.status import RunStatus
+from pi05ctl.stored.evaluations import Episode, Evaluation
+from pi05ctl.views import drawing, published
+from pi05ctl.views.page import copy, gpus, numbers, page, publish, values
+from pi05ctl.views.plot import loss_png
+from pi05ctl.views.sections import Report
 
 TRACKS = {"tcp": ((0.0, 0.0), (0.1, 0.1)), "object": ((0.0, 0.1), (0.2, 0.1)), "goal": ((0.2, 0.1),)}
 EPISODES = tuple(
@@ -158,10 +158,10 @@ def test_what_changed_when_it_was_resumed_is_part_of_how_to_make_it_again():
 
 
 def test_the_full_preset_is_drawn_beside_the_run_by_hand():
-    compared = replace(CONTENT, by_hand=anchors.LOSS_BY_HAND)
+    compared = replace(CONTENT, by_hand=published.LOSS_BY_HAND)
     assert "by hand" not in read(CONTENT).words
     assert "ended at 0.0045 and solved 0 of 50" in read(compared).words
-    svg = ElementTree.fromstring(drawing.curve(CONTENT.losses, "loss", anchors.LOSS_BY_HAND))
+    svg = ElementTree.fromstring(drawing.curve(CONTENT.losses, "loss", published.LOSS_BY_HAND))
     lines = {child.attrib["class"]: child.attrib["points"].split() for child in svg if child.tag == "polyline"}
     assert [len(lines["by-hand"]), len(lines["line"])] == [8, 3]
     ends = {name: float(points[-1].split(",")[0]) for name, points in lines.items()}
@@ -169,7 +169,7 @@ def test_the_full_preset_is_drawn_beside_the_run_by_hand():
 
 
 def test_the_loss_is_a_picture():
-    assert loss_png(CONTENT.losses, anchors.LOSS_BY_HAND, "a run").startswith(b"\x89PNG")
+    assert loss_png(CONTENT.losses, published.LOSS_BY_HAND, "a run").startswith(b"\x89PNG")
     with pytest.raises(UsageError, match="a run has 1 losses in its log, a curve needs 2"):
         loss_png(CONTENT.losses[:1], (), "a run")
 

@@ -9,15 +9,16 @@ from pi05.chips import Machine, find
 from pi05.config import TrainJob
 from pi05.errors import ConfigError
 from pi05.plan.estimate import estimate
-from pi05ctl import admission, cli
-from pi05ctl.compiling import Here
+from pi05ctl.cli import runs as cli
 from pi05ctl.errors import DoesNotFit, UsageError
-from pi05ctl.forecast import verdict
-from pi05ctl.planning import Planner, chip_of, machine_of
-from pi05ctl.proposals import proposals
-from pi05ctl.render import Rendered, render
-from pi05ctl.settings import Cluster, Settings, TrainPods
-from pi05ctl.spec import RunSpec, parse_assignment
+from pi05ctl.planning import admission
+from pi05ctl.planning.compiling import Here
+from pi05ctl.planning.forecast import verdict
+from pi05ctl.planning.planner import Planner, chip_of, machine_of
+from pi05ctl.planning.proposals import proposals
+from pi05ctl.spec.render import Rendered, render
+from pi05ctl.spec.runspec import RunSpec, parse_assignment
+from pi05ctl.spec.settings import Cluster, Settings, TrainPods
 
 EIGHT = Machine(find("h100"), 8)
 NEAR, OVER, NEVER = (

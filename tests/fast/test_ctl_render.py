@@ -11,9 +11,9 @@ import pytest
 from pi05 import tasks
 from pi05.config import DemosJob, EvalJob, TrainJob, load_job
 from pi05ctl.errors import UsageError
-from pi05ctl.render import PipelineJob, digest, moved, render, stages
-from pi05ctl.settings import Settings
-from pi05ctl.spec import RunSpec
+from pi05ctl.spec.render import PipelineJob, digest, moved, render, stages
+from pi05ctl.spec.runspec import RunSpec
+from pi05ctl.spec.settings import Settings
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SETTINGS = Settings(storage="file:///data", python="/env/bin/python", planner_python="/planner/bin/python")

@@ -9,9 +9,10 @@ from pi05 import tasks
 from pi05.errors import DataError
 from pi05.results import wilson
 from pi05.storage import FileStorage
-from pi05ctl import report, results
-from pi05ctl.results import Evaluation
-from pi05ctl.status import RunStatus
+from pi05ctl.runs.status import RunStatus
+from pi05ctl.stored import evaluations
+from pi05ctl.stored.evaluations import Evaluation
+from pi05ctl.views import tables
 
 RUN = "eval-pushcube-111111"
 
@@ -34,7 +35,7 @@ def test_shards_add_up(storage):
     write(storage, 0, {"policy": "checkpoint", "checkpoint": "runs/t/checkpoints/2400", "episodes": [episode(5, True)]})
     same = {"policy": "checkpoint", "checkpoint": "runs/t/checkpoints/2400"}
     write(storage, 1, {**same, "episodes": [episode(4, True, False), episode(6, False)]})
-    found = results.read(storage, RUN)
+    found = evaluations.read(storage, RUN)
     assert [one.seed for one in found.episodes] == [4, 5, 6]
     assert found.subject == "checkpoint 2400"
     assert found.metrics["success_once"] == pytest.approx(2 / 3)
@@ -44,33 +45,33 @@ def test_shards_add_up(storage):
 
 def test_the_oracle_has_no_checkpoint(storage):
     write(storage, 0, {"policy": "oracle", "checkpoint": None, "episodes": [episode(5, True)]})
-    assert results.read(storage, RUN).subject == "oracle"
+    assert evaluations.read(storage, RUN).subject == "oracle"
 
 
 def test_without_results_there_are_no_numbers(storage):
-    assert results.read(storage, RUN) == Evaluation(())
+    assert evaluations.read(storage, RUN) == Evaluation(())
     assert Evaluation(()).metrics == {}
 
 
 def test_paths_are_seen_from_above(storage):
     drawn = episode(5, True, tcp=[[0, 1, 2], [3, 4, 5]], object=[], goal=[7, 8, 9])
     write(storage, 0, {"episodes": [drawn]})
-    assert results.read(storage, RUN).episodes[0].tracks == {"tcp": ((0, 1), (3, 4)), "goal": ((7, 8),)}
+    assert evaluations.read(storage, RUN).episodes[0].tracks == {"tcp": ((0, 1), (3, 4)), "goal": ((7, 8),)}
 
 
 def test_a_missing_shard_leaves_episodes_and_no_rates(storage):
     write(storage, 0, {"policy": "oracle", "total": 3, "episodes": [episode(4, True), episode(6, True)]})
-    part = results.read(storage, RUN)
+    part = evaluations.read(storage, RUN)
     assert (part.complete, part.metrics, part.progress) == (False, {}, "2 of 3")
     write(storage, 1, {"policy": "oracle", "total": 3, "episodes": [episode(5, False)]})
-    whole = results.read(storage, RUN)
+    whole = evaluations.read(storage, RUN)
     assert (whole.complete, whole.metrics["success_once"], whole.progress) == (True, pytest.approx(2 / 3), "3")
 
 
 def test_an_episode_that_two_shards_ran_counts_once(storage):
     write(storage, 0, {"policy": "oracle", "total": 3, "episodes": [episode(4, True), episode(5, True)]})
     write(storage, 1, {"policy": "oracle", "total": 3, "episodes": [episode(5, True)]})
-    assert results.read(storage, RUN).progress == "2 of 3"
+    assert evaluations.read(storage, RUN).progress == "2 of 3"
 
 
 @pytest.mark.parametrize("other", [{"checkpoint": "runs/t/checkpoints/2400"}, {"total": 4}, {"policy": "untrained"}])
@@ -84,14 +85,14 @@ def test_shards_of_different_evaluations_do_not_add_up(storage, other):
     write(storage, 0, first)
     write(storage, 1, {**first, "episodes": [episode(5, True)], **other})
     with pytest.raises(DataError, match=rf"results/1\.json has {next(iter(other))} .*, the other shards have"):
-        results.read(storage, RUN)
+        evaluations.read(storage, RUN)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"episodes": [{"seed": 1}]}', '{"episodes": 5}', "null"])
 def test_a_damaged_result_is_named(storage, content):
     storage.write(f"runs/{RUN}/results/0.json", content.encode())
     with pytest.raises(DataError, match=r"results/0\.json is not the result of an evaluation"):
-        results.read(storage, RUN)
+        evaluations.read(storage, RUN)
 
 
 @pytest.mark.parametrize(
@@ -108,8 +109,8 @@ def status(task: str, run: str, created: float) -> RunStatus:
 
 def test_the_table_is_by_task_and_the_newest_first(storage):
     write(storage, 0, {"policy": "oracle", "episodes": [episode(n, n > 4) for n in range(50)]})
-    found = results.read(storage, RUN)
-    rows = report.results(
+    found = evaluations.read(storage, RUN)
+    rows = tables.results(
         [
             (status("pullcube", "c", 1.0), found),
             (status("pickcube", "a", 1.0), found),
@@ -120,17 +121,17 @@ def test_the_table_is_by_task_and_the_newest_first(storage):
     )
     assert [row.run for row in rows] == ["a", "part", "b", "c"]
     push, pick = ("", "RDT 100, DP 88, Pi0 70", "98 %"), ("", "RDT 77, DP 40, Pi0 2.5, by hand 0", "90 %")
-    assert report.result_row(rows[1]) == ("pushcube", "part", "oracle", "50 of 60", "", "", "", *push)
-    assert report.result_row(rows[0]) == ("pickcube", "a", "oracle", "50", "90 %", "90 %", "79 to 96 %", *pick)
-    assert json.loads(report.results_json(rows))[0]["others"]["RDT-1B"] == 77
-    assert json.loads(report.results_json(rows))[0]["metrics"]["success_once"] == 0.9
+    assert tables.result_row(rows[1]) == ("pushcube", "part", "oracle", "50 of 60", "", "", "", *push)
+    assert tables.result_row(rows[0]) == ("pickcube", "a", "oracle", "50", "90 %", "90 %", "79 to 96 %", *pick)
+    assert json.loads(tables.results_json(rows))[0]["others"]["RDT-1B"] == 77
+    assert json.loads(tables.results_json(rows))[0]["metrics"]["success_once"] == 0.9
 
 
 def test_every_task_is_in_the_table(storage):
     write(storage, 0, {"policy": "oracle", "episodes": [episode(1, True)]})
-    rows = report.result_rows(report.results([(status("pullcube", "c", 1.0), results.read(storage, RUN))]))
+    rows = tables.result_rows(tables.results([(status("pullcube", "c", 1.0), evaluations.read(storage, RUN))]))
     assert [row[0] for row in rows] == list(tasks.TASKS)
-    assert {len(row) for row in rows} == {len(report.RESULTS_HEADER)}
+    assert {len(row) for row in rows} == {len(tables.RESULTS_HEADER)}
     assert [row[1] for row in rows] == ["none yet", "none yet", "none yet", "c", "none yet", "none yet"]
 
 
@@ -140,14 +141,14 @@ def test_failures_are_counted_in_the_order_of_a_success(storage):
     write(
         storage, 0, {"policy": "untrained", "renderer": "none", "checkpoint": "runs/t/checkpoints/5", "episodes": told}
     )
-    found = results.read(storage, RUN)
+    found = evaluations.read(storage, RUN)
     assert list(found.failures.items()) == [("never grasped", 1), ("dropped", 2), ("lost in space", 1)]
-    row = report.results([(status("pullcube", "c", 1.0), found)])[0]
-    assert report.result_row(row)[7] == "1 never grasped, 2 dropped, 1 lost in space"
+    row = tables.results([(status("pullcube", "c", 1.0), found)])[0]
+    assert tables.result_row(row)[7] == "1 never grasped, 2 dropped, 1 lost in space"
     assert row.policy == "untrained 5, no camera"
 
 
 def test_videos_are_found_by_their_seed(storage):
     storage.write(f"runs/{RUN}/results/videos/7.mp4", b"seven")
-    assert results.videos(storage, RUN, [3, 7]) == {7: b"seven"}
-    assert results.read(storage, RUN) == Evaluation(()), "a folder of videos is no result"
+    assert evaluations.videos(storage, RUN, [3, 7]) == {7: b"seven"}
+    assert evaluations.read(storage, RUN) == Evaluation(()), "a folder of videos is no result"

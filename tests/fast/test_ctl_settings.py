@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pi05ctl.errors import UsageError
-from pi05ctl.settings import Toleration, load
+from pi05ctl.spec.settings import Toleration, load
 
 PYTHON = Path("/project/.venv/bin/python")
 

@@ -8,13 +8,13 @@ import pytest
 from pi05.errors import Unreachable
 from pi05.events import Event
 from pi05.storage import FileStorage, RunPaths
-from pi05ctl.changes import Change
-from pi05ctl.render import to_json
-from pi05ctl.settings import Cluster
-from pi05ctl.spec import RunSpec
-from pi05ctl.status import RunStatus, fold
-from pi05ctl.targets.cluster import ClusterTarget
-from pi05ctl.targets.records import Record
+from pi05ctl.cluster.target import ClusterTarget
+from pi05ctl.runs.records import Record
+from pi05ctl.runs.status import RunStatus, fold
+from pi05ctl.spec.changes import Change
+from pi05ctl.spec.render import to_json
+from pi05ctl.spec.runspec import RunSpec
+from pi05ctl.spec.settings import Cluster
 from tests.fast.test_ctl_facts import NOW, RUNNING, STARTED, condition, ended, job, pod
 
 TRAIN, EVAL = "train-pushcube-a8c1f0", "eval-pushcube-0be1d2"
@@ -66,7 +66,7 @@ class Counting(FileStorage):
 @pytest.fixture
 def kubernetes(monkeypatch) -> Kubernetes:
     kubernetes = Kubernetes()
-    monkeypatch.setattr("pi05ctl.targets.cluster.Kubernetes", lambda *_: kubernetes)
+    monkeypatch.setattr("pi05ctl.cluster.target.Kubernetes", lambda *_: kubernetes)
     return kubernetes
 
 
@@ -75,7 +75,7 @@ def storage(tmp_path, monkeypatch) -> Counting:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     storage = Counting((tmp_path / "bucket").as_uri())
     storage.read_keys = []
-    monkeypatch.setattr("pi05ctl.targets.cluster.connect", lambda _: storage)
+    monkeypatch.setattr("pi05ctl.cluster.target.connect", lambda _: storage)
     return storage
 
 

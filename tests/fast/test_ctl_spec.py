@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from pi05 import tasks
 from pi05.errors import ConfigError
-from pi05ctl import spec as specs
 from pi05ctl.errors import UsageError
-from pi05ctl.spec import RunSpec, format_value, parse_assignment, parse_value, presets, resolve
+from pi05ctl.spec import runspec
+from pi05ctl.spec.runspec import RunSpec, format_value, parse_assignment, parse_value, presets, resolve
 
-PRESETS = Path(specs.__file__).with_name("presets")
+PRESETS = Path(runspec.__file__).with_name("presets")
 
 
 def spec(**overrides) -> RunSpec:
@@ -34,7 +34,7 @@ def test_presets_are_offered_smallest_first():
 
 def test_a_preset_has_only_sections_that_exist():
     for name in presets():
-        assert set(tomllib.loads((PRESETS / f"{name}.toml").read_text())) <= set(specs.Options.model_fields)
+        assert set(tomllib.loads((PRESETS / f"{name}.toml").read_text())) <= set(runspec.Options.model_fields)
 
 
 def test_full_is_the_handover_and_the_released_sizes():

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from pi05.events import Event
-from pi05ctl import report
-from pi05ctl.process import Process
-from pi05ctl.spec import RunSpec
-from pi05ctl.status import STALLED_AFTER, RunStatus, Snapshot, annotate, fold, success
+from pi05ctl.runs.process import Process
+from pi05ctl.runs.status import STALLED_AFTER, RunStatus, Snapshot, annotate, fold, success
+from pi05ctl.spec.runspec import RunSpec
+from pi05ctl.views import tables
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NOW = 10_000.0
@@ -201,12 +201,12 @@ def test_success_says_as_much_as_it_knows():
     ],
 )
 def test_durations_are_as_precise_as_a_table_needs(seconds, text):
-    assert report.duration(seconds) == text
+    assert tables.duration(seconds) == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(None, ""), (0.2412, "0.24 s"), (1.34, "1.3 s"), (75.2, "75 s")])
 def test_speeds(seconds, text):
-    assert report.speed(seconds) == text
+    assert tables.speed(seconds) == text
 
 
 TABLE = [
@@ -286,22 +286,22 @@ TABLE = [
 
 def test_the_status_table_is_golden():
     path = GOLDEN / "ctl_status.txt"
-    text = report.text_table(report.HEADER, [report.row(status) for status in TABLE])
+    text = tables.text_table(tables.HEADER, [tables.row(status) for status in TABLE])
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(text)
     assert text == path.read_text(), f"UPDATE_GOLDEN=1 scripts/test fast rewrites {path.name}"
 
 
-ROWS = [report.row(status) for status in TABLE]
+ROWS = [tables.row(status) for status in TABLE]
 
 
 def test_a_wide_terminal_shows_the_same():
-    assert report.terminal_table(report.HEADER, ROWS, 300, colour=False) == report.text_table(report.HEADER, ROWS)
+    assert tables.terminal_table(tables.HEADER, ROWS, 300, colour=False) == tables.text_table(tables.HEADER, ROWS)
 
 
 @pytest.mark.parametrize("width", [80, 100, 120, 140, 160])
 def test_a_narrow_terminal_leaves_columns_out_and_cuts_nothing(width):
-    text = report.terminal_table(report.HEADER, ROWS, width, colour=False)
+    text = tables.terminal_table(tables.HEADER, ROWS, width, colour=False)
     rows = [line for line in text.splitlines() if not line.startswith(" ")]
     assert max(map(len, rows)) <= width
     for status in TABLE:
@@ -310,23 +310,23 @@ def test_a_narrow_terminal_leaves_columns_out_and_cuts_nothing(width):
 
 
 def test_a_wider_terminal_shows_more():
-    headers = [report.terminal_table(report.HEADER, ROWS, width).splitlines()[0] for width in (80, 120, 160, 300)]
+    headers = [tables.terminal_table(tables.HEADER, ROWS, width).splitlines()[0] for width in (80, 120, 160, 300)]
     counts = [len(header.split()) for header in headers]
     assert counts == sorted(counts)
     assert counts[0] < counts[-1]
 
 
 def test_columns_that_nobody_fills_are_left_out():
-    text = report.terminal_table(report.HEADER, [report.row(TABLE[1])], 300, colour=False)
+    text = tables.terminal_table(tables.HEADER, [tables.row(TABLE[1])], 300, colour=False)
     assert text.split("\n")[0].split() == ["RUN", "TASK", "KIND", "STATE", "AGE", "WHY"]
 
 
 def test_a_state_is_in_colour():
-    assert "\033[1;31mFailed\033[0m" in report.terminal_table(report.HEADER, ROWS, 300)
+    assert "\033[1;31mFailed\033[0m" in tables.terminal_table(tables.HEADER, ROWS, 300)
 
 
 def test_json_has_every_field_and_every_run():
-    rows = json.loads(report.status_json(TABLE))
+    rows = json.loads(tables.status_json(TABLE))
     assert [row["run"] for row in rows] == [status.run for status in TABLE]
     assert rows[0]["metrics"]["loss"] == 0.00712
     assert rows[0]["left"] == 4210

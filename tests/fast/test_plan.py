@@ -16,9 +16,9 @@ from pi05.plan.document import Plan
 from pi05.plan.estimate import check, estimate
 from pi05.plan.prompt import assumed_length
 from pi05.training import step
-from pi05ctl.render import render
-from pi05ctl.settings import Settings
-from pi05ctl.spec import RunSpec, parse_assignment, presets
+from pi05ctl.spec.render import render
+from pi05ctl.spec.runspec import RunSpec, parse_assignment, presets
+from pi05ctl.spec.settings import Settings
 from tests.conftest import options
 
 EIGHT = Machine(find("h100"), 8)

@@ -8,9 +8,9 @@ import pytest
 
 from pi05.events import LIMIT, Event, parse
 from pi05.jobs import probe
-from pi05ctl.render import render
-from pi05ctl.settings import Settings
-from pi05ctl.spec import RunSpec
+from pi05ctl.spec.render import render
+from pi05ctl.spec.runspec import RunSpec
+from pi05ctl.spec.settings import Settings
 
 RIGHTS = (("get", "", "pods/log"), ("create", "batch", "jobs"))
 

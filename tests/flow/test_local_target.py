@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 
 from pi05.storage import FileStorage, RunPaths
-from pi05ctl import status
 from pi05ctl.errors import TargetError, UsageError
-from pi05ctl.process import identity, record_key
-from pi05ctl.render import Local, Rendered, render, stages
-from pi05ctl.settings import Settings
-from pi05ctl.spec import RunSpec
-from pi05ctl.status import RunStatus
-from pi05ctl.targets.local import LocalTarget
+from pi05ctl.local.target import LocalTarget
+from pi05ctl.runs import status
+from pi05ctl.runs.process import identity, record_key
+from pi05ctl.runs.status import RunStatus
+from pi05ctl.spec.render import Local, Rendered, render, stages
+from pi05ctl.spec.runspec import RunSpec
+from pi05ctl.spec.settings import Settings
 
 INTERPRETER = """#!{python}
 '''Called as `python -m pi05.jobs.KIND job.json`; behaviour.json beside it says how the job behaves.'''

@@ -7,8 +7,8 @@ import pytest
 from pi05.errors import DataError
 from pi05.storage import RunPaths
 from pi05.storage.gcs import GcsStorage
-from pi05ctl import artefacts
 from pi05ctl.errors import UsageError
+from pi05ctl.stored import artefacts
 
 
 @pytest.fixture

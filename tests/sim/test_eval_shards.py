@@ -25,7 +25,7 @@ from pi05.results import Result, merge
 from pi05.storage import STATE, FileStorage, RunPaths
 from pi05.training import checkpoint
 from pi05.training.step import new_state
-from pi05ctl import results
+from pi05ctl.stored import evaluations
 from tests.conftest import options
 from tests.sim.conftest import CONVENTION, KEY
 
@@ -103,12 +103,12 @@ def test_shards_add_up_to_what_one_process_finds(trained: FileStorage, whole: Re
     job = eval_job(trained, "eval-pushcube-bbbbbb", step=1)
     for shard in (2, 0):
         run_shard(job, shard, 3)
-    part = results.read(trained, job.run)
+    part = evaluations.read(trained, job.run)
     assert (part.progress, part.metrics) == (f"3 of {EPISODES}", {})
     run_shard(job, 1, 3)
     assert merge(read_shards(trained, job.run)) == whole
     assert len({episode.tcp for episode in whole.episodes}) == EPISODES, "else equality would mean little"
-    assert results.read(trained, job.run) == results.read(trained, "eval-pushcube-aaaaaa")
+    assert evaluations.read(trained, job.run) == evaluations.read(trained, "eval-pushcube-aaaaaa")
     assert not any(trained.children(RunPaths(job.run, shard).work) for shard in range(3))
 
 
@@ -201,5 +201,5 @@ def test_more_shards_than_episodes_leave_some_without_work(trained: FileStorage)
     job = eval_job(trained, "eval-pushcube-000001", policy="oracle", episodes=1)
     run_shard(job, 0, 2)
     run_shard(job, 1, 2)
-    assert results.read(trained, job.run).complete
+    assert evaluations.read(trained, job.run).complete
     assert trained.children(RunPaths(job.run).results) == ["0.json"]

@@ -13,9 +13,9 @@ from pi05.chips import Machine, find
 from pi05.config import TrainJob
 from pi05.plan.document import Plan
 from pi05.plan.estimate import estimate
-from pi05ctl.render import render, to_json
-from pi05ctl.settings import Settings
-from pi05ctl.spec import RunSpec, parse_assignment
+from pi05ctl.spec.render import render, to_json
+from pi05ctl.spec.runspec import RunSpec, parse_assignment
+from pi05ctl.spec.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PYTHON = Path(sys.executable).parents[2] / ".venv-cuda/bin/python"

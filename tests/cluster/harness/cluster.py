@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pi05ctl.process import identity
+from pi05ctl.runs.process import identity
 from tests.cluster.harness import binaries, controlplane, images, machine, network, node, pki, processes, services
 from tests.cluster.harness.layout import (
     API_IP,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pi05ctl.process import identity
+from pi05ctl.runs.process import identity
 from tests.cluster.harness.layout import STATE
 
 

@@ -1,0 +1,158 @@
+"""The commands around datasets. Written like those of cli.py, which adds them to its own."""
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from pi05ctl.service import Service
+    from pi05ctl.stored.datasets import Described
+
+Output = Literal["text", "json"]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="DATASET", help="Its key, a unique beginning of its digest, or a task (its newest).")
+]
+TargetOption = Annotated[
+    str | None,
+    typer.Option("--target", metavar="NAME", help="Of this target: local or cluster; its default is in pi05.toml."),
+]
+OutputOption = Annotated[Output, typer.Option("-o", "--output", help="Form of the output.")]
+
+HEADER = ("DATASET", "DEMOS", "FRAMES", "SIZE", "AGE", "CAMERAS", "RENDERER", "YIELD", "S/DEMO")
+_SEEDS_SHOWN = 200
+"""Characters of a list of seeds; the json has all."""
+
+datasets = typer.Typer(help="Datasets of demonstrations.", no_args_is_help=True)
+
+
+@datasets.command("list")
+def list_datasets(output: OutputOption = "text", target: TargetOption = None) -> None:
+    """Show the datasets: how many demonstrations, what they show, and what they took."""
+    from pi05ctl.stored import datasets as found_in
+    from pi05ctl.views import tables
+
+    storage = _service(target).storage
+    found, damaged = found_in.described(storage)
+    for problem in damaged:
+        _say(problem)
+    if output == "json":
+        _out(json.dumps([plain(one) for one in found], indent=1, ensure_ascii=False) + "\n")
+    elif found:
+        _out(tables.text_table(HEADER, [row(one, time.time()) for one in found]))
+    elif not damaged:
+        _say(f"no datasets in {storage.url} yet; make one: pi05ctl submit demos pushcube")
+
+
+@datasets.command("show")
+def show_dataset(name: NameArgument, output: OutputOption = "text", target: TargetOption = None) -> None:
+    """Show what one dataset was made of, and what it took."""
+    from pi05ctl.stored import datasets as found_in
+
+    storage = _service(target).storage
+    one = found_in.describe(storage, found_in.find(storage, name))
+    if output == "json":
+        _out(json.dumps(plain(one), indent=1, ensure_ascii=False) + "\n")
+    else:
+        _out("".join(f"{word:<12} {value}\n" for word, value in facts(one, storage.url)))
+
+
+@datasets.command("verify")
+def verify_dataset(name: NameArgument, target: TargetOption = None) -> None:
+    """Compare a dataset with its checksums, then look at every row and image. Exit code 3: something is damaged."""
+    from pi05ctl.stored import datasets as found_in
+
+    service = _service(target)
+    key = found_in.find(service.storage, name)
+    found_in.verify(service.storage, key, service.settings.python)
+    _say(f"{service.storage.url}/{key}: every checksum agrees, every row and image is there")
+
+
+def row(one: "Described", now: float) -> tuple[str, ...]:
+    """Return a line of the list."""
+    from pi05ctl.views import tables
+
+    return (
+        one.key.removeprefix("datasets/"),
+        f"{one.demos:,}",
+        f"{one.frames:,}",
+        size(one.size),
+        tables.duration(now - one.when),
+        _cameras(one),
+        one.renderer if one.convention.cameras else "",
+        f"{one.demos / max(one.tried, 1):.0%}",
+        f"{sum(one.seconds):.1f}",
+    )
+
+
+def facts(one: "Described", url: str) -> list[tuple[str, str]]:
+    """Return everything about a dataset as words and values."""
+    convention = one.convention
+    seeds = spans_shown(one.seeds)
+    failed = "; ".join(f"{count} times {reason}" for reason, count in one.failures.items())
+    seen = f"{_cameras(one)}, drawn by {one.renderer}, the goal is {'' if one.goal_visible else 'not '}visible"
+    return [
+        ("dataset", f"{url}/{one.key}"),
+        ("task", one.task),
+        ("made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(one.when))),
+        ("holds", f"{one.demos:,} demonstrations, {one.frames:,} frames, {size(one.size)}"),
+        ("cameras", seen if convention.cameras else "none"),
+        ("control", f"{convention.robot}, {convention.control_mode}, {convention.control_rate} Hz"),
+        ("state", f"a policy is told {convention.state}"),
+        ("seeds", f"{seeds}; {one.tried} tried, yield {one.demos / max(one.tried, 1):.0%}"),
+        *([("failed", failed)] if failed else []),
+        ("took", f"{one.seconds[0]:.1f} s planning and {one.seconds[1]:.1f} s replay a demonstration"),
+        ("replays", f"{one.inexact} differ from their recording" if one.inexact else "every bit as recorded"),
+        *([("source", one.source)] if one.source else []),
+        ("made by", ", ".join(f"{name} {version}" for name, version in one.versions.items())),
+    ]
+
+
+def plain(one: "Described") -> dict[str, Any]:
+    """Return a dataset as JSON has it."""
+    return {**asdict(one), "convention": one.convention.model_dump(mode="json")}
+
+
+def spans_shown(seeds: tuple[int, ...]) -> str:
+    """Return seeds in a line of bearable length."""
+    from pi05ctl.stored.datasets import spans
+
+    text = spans(seeds)
+    return text if len(text) <= _SEEDS_SHOWN else f"{text[:_SEEDS_SHOWN].rpartition(', ')[0]}, ..., {seeds[-1]}"
+
+
+def size(count: float) -> str:
+    """Return bytes as people read them."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count:.0f} B"
+
+
+def _cameras(one: "Described") -> str:
+    convention = one.convention
+    if not convention.cameras:
+        return "none"
+    names = " + ".join(name.removesuffix("_camera") for name in convention.cameras)
+    return f"{names}, {convention.image_size} px"
+
+
+def _service(target: str | None) -> "Service":
+    """Return the service of a target (or of the default one) under the settings that hold here."""
+    from pi05ctl.service import Service
+    from pi05ctl.spec import settings
+
+    return Service(settings.load(Path.cwd(), os.environ, Path(sys.executable)), target)
+
+
+def _out(text: str) -> None:
+    sys.stdout.write(text)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")

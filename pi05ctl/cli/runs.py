@@ -1,0 +1,538 @@
+"""The commands of pi05ctl: each parses its words, calls the service once, prints, and sets the exit code.
+
+stdout is for data, stderr for people. Imports inside functions are on purpose: `--help` loads no pydantic and no rich.
+"""
+
+import gc
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pi05.errors import JobError
+from pi05.tasks import TASKS
+from pi05ctl.cli import datasets as cli_datasets
+from pi05ctl.cli import plan as cli_plan
+from pi05ctl.cli import setup as cli_setup
+from pi05ctl.cli import stored as cli_artefacts
+from pi05ctl.errors import (
+    INTERRUPTED,
+    CtlError,
+    FailedWhileWaiting,
+    RunFailed,
+    TargetError,
+    UsageError,
+    WaitTimeout,
+    exit_code,
+)
+
+if TYPE_CHECKING:
+    from pi05ctl.local.target import Submission
+    from pi05ctl.runs.status import RunStatus
+    from pi05ctl.service import Service
+    from pi05ctl.spec.render import Rendered
+
+WATCH_EVERY = 1.0
+
+app = typer.Typer(
+    name="pi05ctl",
+    help="Train and evaluate Pi0.5 robot policies on ManiSkill tasks.\n\n"
+    "pi05ctl submit pipeline pushcube --follow makes demonstrations, trains on them and evaluates the policy.",
+    epilog="Exit codes: 0 done, 1 the run failed, 2 usage, 3 target, storage or network, "
+    "4 does not fit, 124 wait timed out, 125 the run failed while waiting, 130 Ctrl-C (the run goes on).",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+class Output(StrEnum):
+    """Form of what goes to stdout."""
+
+    text = "text"
+    json = "json"
+
+
+KindArgument = Annotated[
+    str, typer.Argument(metavar="KIND", help="demos, train, eval, or pipeline (the three in order).")
+]
+TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help=f"{', '.join(TASKS)}, or all.")]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's name, a unique beginning of it, or a task (its newest run).")
+]
+TargetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--target", metavar="NAME", help="Where: local (this machine) or cluster; its default is in pi05.toml."
+    ),
+]
+PresetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--preset", metavar="NAME", help="tiny (CPU, default of local), small (1 GPU), full (8 GPUs, of cluster)."
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Replace a value of the preset: train.steps=1000. Repeatable."),
+]
+OfOption = Annotated[
+    str | None, typer.Option("--of", metavar="RUN", help="eval: this training run, with the options it had.")
+]
+EveryOption = Annotated[
+    bool, typer.Option("--every-checkpoint", help="eval: of each checkpoint kept, so success over training steps.")
+]
+AgainOption = Annotated[bool, typer.Option("--again", help="Make a new run even though one with these values exists.")]
+FollowOption = Annotated[bool, typer.Option("--follow", help="Show progress until it ends. Ctrl-C leaves it running.")]
+OutputOption = Annotated[Output, typer.Option("-o", "--output", help="Form of the output.")]
+
+
+@app.command()
+def submit(
+    kind: KindArgument,
+    task: TaskArgument,
+    target: TargetOption = None,
+    preset: PresetOption = None,
+    set_: SetOption = None,
+    of: OfOption = None,
+    every_checkpoint: EveryOption = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print what would be made (job.json; for a cluster the manifests) and start nothing."
+        ),
+    ] = False,
+    follow: FollowOption = False,
+    again: AgainOption = False,
+    plan: Annotated[
+        bool, typer.Option("--plan/--no-plan", help="Refuse a training that cannot fit its GPUs' memory.")
+    ] = True,
+    output: OutputOption = Output.text,
+) -> None:
+    """Start a run, or find that it is running or done.
+
+    The same values are the same run, however they are spelled, so submitting twice is harmless.
+    """
+    service = _service(target)
+    runs = _render(service, kind, task, preset, set_, of, again, every_checkpoint)
+    if dry_run:
+        _print_jobs(service, runs)
+        return
+    notes = cli_plan.admit(service, runs) if plan and service.target.name == "cluster" else []
+    submitted = service.submit(runs)
+    for text in notes:
+        _say(text)
+    _after_submission(service, submitted, follow, output)
+
+
+@app.command()
+def render(
+    kind: KindArgument,
+    task: TaskArgument,
+    target: TargetOption = None,
+    preset: PresetOption = None,
+    set_: SetOption = None,
+    of: OfOption = None,
+    every_checkpoint: EveryOption = False,
+    again: AgainOption = False,
+) -> None:
+    """Print what submit would make.
+
+    That is job.json, or for a cluster the manifests, which are those of helm template. It needs no cluster.
+    """
+    service = _service(target)
+    _print_jobs(service, _render(service, kind, task, preset, set_, of, again, every_checkpoint))
+
+
+@app.command()
+def status(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="One run; without it, all.")] = None,
+    watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on showing it; Ctrl-C ends that.")] = False,
+    output: OutputOption = Output.text,
+    target: TargetOption = None,
+) -> None:
+    """Show how runs stand.
+
+    Progress, speed, time left, age, and why one waits or failed.
+    """
+    service = _service(target)
+    name = service.find(run) if run else None
+
+    def look() -> "list[RunStatus]":
+        if name:
+            return service.with_stages(name)
+        statuses, damaged = service.statuses()
+        for problem in damaged:
+            _say(problem)
+        return statuses
+
+    if watch:
+        _watch(look, output, until_ended=name is not None)
+        return
+    statuses = look()
+    if not statuses and output is Output.text:
+        _say(f"no runs in {service.storage.url} yet; start one: pi05ctl submit pipeline pushcube")
+    _print_statuses(statuses, output)
+
+
+@app.command()
+def logs(
+    run: RunArgument,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False,
+    target: TargetOption = None,
+) -> None:
+    """Print what a run printed."""
+    service = _service(target)
+    name = service.find(run)
+    printed = 0
+    for data in service.target.follow_log(name) if follow else (service.target.log(name),):
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        printed += len(data)
+    if not printed:
+        _say(f"{name} has not printed anything yet")
+    for stage in service.with_stages(name)[1:]:
+        _say(f"its stage {stage.run} is {stage.state}: pi05ctl logs {stage.run}")
+
+
+@app.command()
+def wait(
+    run: RunArgument,
+    timeout: Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="Give up after this.")] = None,
+    output: OutputOption = Output.text,
+    target: TargetOption = None,
+) -> None:
+    """Wait until a run ends. Exit code 0: done, 124: timeout, 125: it failed or was cancelled."""
+    from pi05ctl.cli.follow import follow
+
+    service = _service(target)
+    name = service.find(run)
+    look, poll = service.looker([name]), service.target.poll
+    ended = follow(look, time.monotonic, time.sleep, timeout, poll=poll, complain=_say)
+    if ended is None:
+        raise WaitTimeout(f"{name} is still {service.status(name).state} after {timeout:g} s; it goes on")
+    _print_statuses(ended, output)
+    for end in ended:
+        if end.state != "Done":
+            raise FailedWhileWaiting(_failure(end))
+
+
+@app.command()
+def cancel(
+    run: RunArgument,
+    now: Annotated[bool, typer.Option("--now", help="Kill it without saving what it did since it last saved.")] = False,
+    target: TargetOption = None,
+) -> None:
+    """End a run. It saves first; resume goes on from there."""
+    service = _service(target)
+    name = service.find(run)
+    if not now and service.target.alive(name):
+        _say(f"{name}: waiting until it has saved (--now does not)")
+    if not service.target.cancel(name, now):
+        _say(f"{name} is not running: it is {service.status(name).state}")
+        return
+    _say(f"{name} is {service.status(name).state}; to go on: pi05ctl resume {name}")
+
+
+@app.command()
+def resume(
+    run: RunArgument,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="PATH=VALUE",
+            help="Let a training go on with another value: train.steps=40000, train.seed=1, a lower "
+            "train.optimizer.peak_lr, compute.recompute=layers. Repeatable; it keeps its name.",
+        ),
+    ] = None,
+    follow: FollowOption = False,
+    output: OutputOption = Output.text,
+    target: TargetOption = None,
+) -> None:
+    """Start a run again from where it stopped."""
+    service = _service(target)
+    going_on = service.going_on(service.find(run), set_ or ())
+    submission = service.resume(going_on)
+    for remark in service.remarks(going_on) if set_ and submission.outcome == "resumed" else ():
+        _say(remark)
+    _after_submission(service, [submission], follow, output)
+
+
+@app.command()
+def results(
+    output: OutputOption = Output.text,
+    target: TargetOption = None,
+) -> None:
+    """Show the success rates of finished evaluations."""
+    from pi05ctl.views import tables
+
+    service = _service(target)
+    found = tables.results(service.results())
+    if output is Output.json:
+        _out(tables.results_json(found))
+    elif found:
+        _out(_table(tables.RESULTS_HEADER, tables.result_rows(found)))
+    else:
+        _say(f"no finished evaluation in {service.storage.url} yet; make one: pi05ctl submit pipeline pushcube")
+
+
+@app.command("report")
+def report_(
+    run: RunArgument,
+    target: TargetOption = None,
+) -> None:
+    """Write a run's page and print where it is.
+
+    Success beside what others reach, where it failed, videos, loss, episodes and configuration, in one HTML file.
+    """
+    from pi05ctl.views import page
+
+    service = _service(target)
+    name = service.find(run)
+    _out(page.write(service.target, name, time.time()) + "\n")
+    _say_copy(page.copy(service.target, name, "index.html", _copies()))
+
+
+@app.command()
+def plot(
+    run: RunArgument,
+    target: TargetOption = None,
+) -> None:
+    """Draw the loss of a run as a PNG file.
+
+    It prints where the file is. Runs of the full preset are drawn beside the run by hand.
+    """
+    from pi05ctl.views import page
+    from pi05ctl.views.plot import loss_png
+
+    service = _service(target)
+    name = service.find(run)
+    content = page.gather(service.target, name, time.time())
+    picture = loss_png(content.losses, content.by_hand, name, content.held_out)
+    _out(page.publish(service.target, name, "loss.png", picture) + "\n")
+    _say_copy(page.copy(service.target, name, "loss.png", _copies()))
+
+
+def _copies() -> Path:
+    """Return where this machine keeps copies of reports that are in a bucket."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pi05" / "reports"
+
+
+def _say_copy(path: Path | None) -> None:
+    if path is not None:
+        _out(f"{path.as_uri()}\n")
+
+
+app.add_typer(cli_plan.app)
+app.add_typer(cli_setup.app)
+app.add_typer(cli_datasets.datasets, name="datasets")
+app.add_typer(cli_artefacts.weights, name="weights")
+app.add_typer(cli_artefacts.checkpoints, name="checkpoints")
+
+
+def main() -> None:
+    """Run the command line: every foreseen error is one line on stderr and an exit code."""
+    gc.set_threshold(100_000)  # what makes a table of many runs stays until the end: looking for garbage is in vain
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code."""
+    try:
+        code = app(args=list(arguments) or ["--help"], prog_name="pi05ctl", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except (CtlError, JobError) as error:
+        _say(str(error))
+        return exit_code(error)
+    except typer.TyperException as error:
+        _say(_usage(error))
+        return UsageError.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except OSError as error:
+        _say(str(error))
+        return TargetError.exit_code
+
+
+def _usage(error: typer.TyperException) -> str:
+    """Return Typer's complaint as one line in our words."""
+    near: Sequence[str] | None = getattr(error, "possibilities", None)
+    text = str(getattr(error, "message", "")) if near else error.format_message()
+    if near:
+        text = f"{text.rstrip('.')}; did you mean {near[0]!r}?"
+    return f"{text} (pi05ctl --help lists what there is)"
+
+
+def _service(target: str | None = None) -> "Service":
+    """Return the service of a target (or of the default one) under the settings that hold here."""
+    from pi05ctl.service import Service
+    from pi05ctl.spec import settings
+
+    found = settings.load(Path.cwd(), os.environ, Path(sys.executable))
+    if found.origin == settings.VARIABLE and (target or found.target) == "local":
+        _say(f"storage {found.storage} (from {found.origin})")
+    return Service(found, target)
+
+
+def _render(
+    service: "Service",
+    kind: str,
+    task: str,
+    preset: str | None,
+    assignments: list[str] | None,
+    of: str | None,
+    again: bool,
+    every_checkpoint: bool,
+) -> "list[Rendered]":
+    from pi05ctl.service import Request
+
+    return service.render(Request(kind, task, preset, assignments or (), of, again, every_checkpoint))
+
+
+def _print_jobs(service: "Service", runs: "Sequence[Rendered]") -> None:
+    """Print what would be made, byte for byte."""
+    for run in runs:
+        _out(service.preview(run).decode())
+
+
+def _after_submission(service: "Service", submissions: "Sequence[Submission]", follow: bool, output: Output) -> None:
+    """Say what became of a submission, and follow it when asked to."""
+    if output is Output.text:
+        for submission in submissions:
+            _out(_describe(service, submission, follow))
+    elif not follow:
+        from pi05ctl.views.tables import submissions_json
+
+        _out(submissions_json([(s.run, s.outcome) for s in submissions], service.storage.url))
+    if follow:
+        _follow(service, [submission.run for submission in submissions], output)
+
+
+def _describe(service: "Service", submission: "Submission", follow: bool) -> str:
+    """Return what a person wants to know after a submission."""
+    run = submission.run
+    words = {
+        "started": "started",
+        "resumed": "started again; it goes on from what it had saved",
+        "running": "is running already",
+        "done": "is done already (submit --again makes a new run)",
+    }
+    lines = [f"{run}  {words[submission.outcome]}", f"  writes  {service.storage.url}/runs/{run}"]
+    if service.target.name == "cluster":
+        lines.append(f"  release helm -n {service.settings.cluster.namespace} get all {run}")
+    if submission.outcome != "done" and not follow:
+        lines += [f"  state   pi05ctl status {run} -w", f"  follow  pi05ctl logs {run} -f"]
+    return "\n".join(lines) + "\n"
+
+
+def _follow(service: "Service", runs: list[str], output: Output) -> None:
+    """Show progress until the runs end; raise RunFailed when one did not succeed."""
+    from pi05ctl.cli.follow import display, follow
+
+    try:
+        with display(time.monotonic) as show:
+            look, poll = service.looker(runs), service.target.poll
+            ended = follow(look, time.monotonic, time.sleep, show=show, poll=poll, complain=_say) or ()
+    except KeyboardInterrupt:
+        going = " ".join(runs)
+        _say(f"{going} goes on. Watch: pi05ctl status {runs[0]} -w   End: pi05ctl cancel {runs[0]}")
+        raise
+    if output is Output.json:
+        _print_statuses(ended, output)
+    else:
+        for end in ended:
+            _out(_ending(service, end))
+    failed = [end for end in ended if end.state != "Done"]
+    if failed:
+        raise RunFailed("; ".join(_failure(end) for end in failed))
+
+
+def _ending(service: "Service", end: "RunStatus") -> str:
+    """Return how a run ended: its number and its report."""
+    from pi05ctl.views import tables
+
+    number = tables.metric(end) if end.state == "Done" else ""
+    lines = [f"{end.run}  {end.state}" + (f"  {number}" if number else "")]
+    page = f"runs/{end.run}/report/index.html"
+    if end.state == "Done" and service.storage.exists(page):
+        lines.append(f"  report  {service.storage.url}/{page}")
+    return "\n".join(lines) + "\n"
+
+
+def _failure(end: "RunStatus") -> str:
+    """Return why a run ended without success and what to do."""
+    why = f": {end.why}" if end.why else ""
+    remedy = f" ({end.remedy})" if end.remedy else ""
+    return f"{end.run} is {end.state}{why}{remedy}"
+
+
+def _watch(look: "Callable[[], list[RunStatus]]", output: Output, until_ended: bool) -> None:
+    """Show statuses again and again: in place on a terminal, elsewhere whenever something changed."""
+    if output is Output.text and sys.stdout.isatty():
+        from rich.live import Live
+        from rich.text import Text
+
+        with Live(auto_refresh=False) as live:
+            _repeat(look, lambda s: live.update(Text.from_ansi(_status_table(s)), refresh=True), until_ended)
+        return
+    _repeat(look, lambda s: _print_statuses(s, output), until_ended)
+
+
+def _repeat(
+    look: "Callable[[], list[RunStatus]]", show: "Callable[[list[RunStatus]], None]", until_ended: bool
+) -> None:
+    """Show what is new until the runs have ended (or forever)."""
+    before: object = None
+    while True:
+        statuses = look()
+        news = [(s.run, s.state, s.step, s.why) for s in statuses]
+        if news != before or sys.stdout.isatty():
+            show(statuses)
+            sys.stdout.flush()
+        before = news
+        if until_ended and all(s.ended for s in statuses[:1]):
+            return
+        time.sleep(WATCH_EVERY)
+
+
+def _print_statuses(statuses: "Sequence[RunStatus]", output: Output) -> None:
+    from pi05ctl.views.tables import status_json
+
+    if output is Output.json:
+        _out(status_json(statuses))
+    elif statuses:
+        _out(_status_table(statuses))
+
+
+def _status_table(statuses: "Sequence[RunStatus]") -> str:
+    from pi05ctl.views.tables import HEADER, row
+
+    return _table(HEADER, [row(status) for status in statuses])
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table: in colour and as wide as the terminal, aligned text elsewhere."""
+    from pi05ctl.views.tables import terminal_table, text_table
+
+    if not sys.stdout.isatty():
+        return text_table(header, rows)
+    width = shutil.get_terminal_size().columns
+    return terminal_table(header, rows, width, colour="NO_COLOR" not in os.environ)
+
+
+def _out(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _say(text: str) -> None:
+    """Write one line for people."""
+    sys.stderr.write(f"pi05ctl: {' '.join(text.split())}\n")

@@ -1,0 +1,269 @@
+"""The commands around runs: doctor, init and gc. Written like those of cli.py, which adds them to its own."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from pi05ctl.errors import TargetError, UsageError, unknown
+
+if TYPE_CHECKING:
+    from pi05ctl.doctor.finding import Finding
+    from pi05ctl.runs import gc as collector
+    from pi05ctl.spec.settings import Settings
+
+app = typer.Typer()
+
+Output = Literal["text", "json"]
+TargetOption = Annotated[
+    str | None,
+    typer.Option("--target", metavar="NAME", help="Of this target: local or cluster; its default is in pi05.toml."),
+]
+OutputOption = Annotated[Output, typer.Option("-o", "--output", help="Form of the output.")]
+_PATIENCE = 5.0
+"""Seconds that doctor waits for a bucket."""
+_COLOURS = {"ok": "32", "warning": "33", "missing": "1;31"}
+
+
+@app.command()
+def doctor(
+    target: TargetOption = None,
+    pods: Annotated[bool, typer.Option("--pods/--no-pods", help="Look from pods of each image, too.")] = True,
+    light: Annotated[bool, typer.Option("--light", help="Those pods ask for little and no GPU.")] = False,
+    timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="For each of those pods.")] = 300.0,
+    output: OutputOption = "text",
+) -> None:
+    """Show what runs lack here, and the remedies.
+
+    Exit code 0: nothing is missing, 3: something is. Without --no-pods it starts a pod of each image in the cluster,
+    as real runs have them, and removes them afterwards.
+    """
+    settings = _settings()
+    name = target or settings.target
+    if name not in ("local", "cluster"):
+        raise unknown("target", name, ["local", "cluster"])
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: the pods are removed
+    found = _local(settings) if name == "local" else _cluster(settings, pods, light, timeout)
+    findings = _shown(found) if output == "text" else list(found)
+    if output == "json":
+        sys.stdout.write(json.dumps([_plain(finding) for finding in findings], indent=1, ensure_ascii=False) + "\n")
+    missing = [finding.check for finding in findings if finding.state == "missing"]
+    if missing:
+        raise TargetError(f"missing: {', '.join(missing)} ({len(missing)} of {len(findings)} checks)")
+
+
+def _settings() -> "Settings":
+    """Return the settings that hold here."""
+    from pi05ctl.spec import settings
+
+    return settings.load(Path.cwd(), os.environ, Path(sys.executable))
+
+
+def _local(settings: "Settings") -> "Iterable[Finding]":
+    """Look at this machine."""
+    from pi05ctl.doctor import local
+    from pi05ctl.doctor.finding import examine
+
+    return examine(local.CHECKS, local.Site(settings), lambda: None)
+
+
+def _cluster(settings: "Settings", pods: bool, light: bool, timeout: float) -> "Iterable[Finding]":
+    """Look at the cluster, from here and from pods."""
+    from pi05.storage import connect
+    from pi05ctl.cluster import helm
+    from pi05ctl.cluster.api import Kubernetes
+    from pi05ctl.cluster.target import revision
+    from pi05ctl.doctor import cluster
+    from pi05ctl.doctor.finding import examine
+    from pi05ctl.doctor.pods import Prober
+
+    here = settings.cluster
+    kubernetes = Kubernetes(here.context, here.namespace, patience=0)
+    site = cluster.Site(here, kubernetes, connect(here.storage, _PATIENCE), helm.version, cluster.contexts)
+    patient = Kubernetes(here.context, here.namespace)
+    prober = Prober(here, helm.Helm(here.context, here.namespace), patient, revision(), timeout, light)
+    return examine([*cluster.CHECKS, *(prober.checks() if pods else ())], site, prober.stopping.set)
+
+
+def _shown(findings: "Iterable[Finding]") -> "list[Finding]":
+    """Print what is found as it is found, and return all of it."""
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    shown: list[Finding] = []
+    for finding in findings:
+        state = f"{finding.state:8}"
+        if colour and finding.state in _COLOURS:
+            state = f"\x1b[{_COLOURS[finding.state]}m{state}\x1b[0m"
+        remedy = f"; {finding.remedy}" if finding.remedy else ""
+        sys.stdout.write(f"{state} {finding.check:12} {finding.text}{remedy}\n")
+        sys.stdout.flush()
+        shown.append(finding)
+    return shown
+
+
+def _plain(finding: "Finding") -> dict[str, str]:
+    """Return a finding with its check first."""
+    fields = asdict(finding)
+    return {"check": fields.pop("check"), **fields}
+
+
+@app.command()
+def init(
+    context: Annotated[str | None, typer.Option("--context", metavar="NAME", help="Context of the kubeconfig.")] = None,
+    namespace: Annotated[str | None, typer.Option("--namespace", metavar="NAME", help="Where runs live.")] = None,
+    storage: Annotated[
+        str | None, typer.Option("--storage", metavar="URL", help="gs://bucket/folder for all that runs write.")
+    ] = None,
+    registry: Annotated[
+        str | None, typer.Option("--registry", metavar="PREFIX", help="Images are PREFIX/pi05-{train,sim,ctl}:TAG.")
+    ] = None,
+    tag: Annotated[
+        str | None, typer.Option("--tag", metavar="TAG", help="Of the images; default: the version.")
+    ] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option("--image", metavar="NAME=IMAGE", help="One image by itself: train=..., sim=..., ctl=..."),
+    ] = None,
+    queue: Annotated[str | None, typer.Option("--queue", metavar="NAME", help="Kueue's LocalQueue.")] = None,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Ask nothing: options and defaults.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a pi05.toml that is here.")] = False,
+) -> None:
+    """Write pi05.toml for a cluster, asking for what it needs."""
+    from importlib.metadata import version
+
+    from pi05ctl.cli import init as files
+
+    path = Path.cwd() / files.FILE
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists; --force replaces it")
+    if not yes and not sys.stdin.isatty():
+        raise UsageError("stdin is no terminal, so nothing can be asked; use -y and options (pi05ctl init --help)")
+    images = files.image_options(image or [])
+    given = files.Given(context, namespace, storage, registry, tag, images, queue)
+    known, current = _contexts()
+    answers = files.collect(given, known, current, version("pi05"), _take_default if yes else _ask)
+    written = files.write(Path.cwd(), answers, force)
+    sys.stdout.write(f"wrote {written}\nnext:\n{files.next_steps(answers)}")
+
+
+@app.command()
+def gc(
+    older: Annotated[str, typer.Option("--older-than", metavar="AGE", help="Of runs that ended so long ago.")] = "7d",
+    unfinished: Annotated[
+        bool,
+        typer.Option("--unfinished", help="Intermediate files of failed and cancelled runs, too: resume uses them."),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it and remove nothing.")] = False,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
+    output: OutputOption = "text",
+    target: TargetOption = None,
+) -> None:
+    """Remove what ended runs have left behind.
+
+    Releases and Jobs in the cluster, intermediate files and broken uploads in storage; never a dataset, checkpoint,
+    result, record or log.
+    """
+    from pi05ctl.runs import gc as collector
+
+    rules = collector.Rules(time.time(), collector.seconds(older), unfinished)
+    place, cluster = _target(target)
+    found = collector.survey(place, cluster, rules)
+    for line in found.left:
+        sys.stderr.write(f"stays: {line}\n")
+    removed: list[tuple[collector.Leftover, str]] = []
+    if dry_run or not found.leftovers:
+        removed = [(leftover, "dry run") for leftover in found.leftovers]
+    else:
+        _confirm([_leftover(one) for one in found.leftovers], yes)
+        removed = list(collector.remove(place, cluster, found.leftovers, time.sleep))
+    _print_removed(removed, found.left, dry_run, output)
+    if not dry_run and any(why for _, why in removed):
+        raise TargetError(f"{sum(bool(why) for _, why in removed)} of {len(removed)} could not be removed")
+
+
+def _contexts() -> tuple[tuple[str, ...], str | None]:
+    """Return the contexts of the kubeconfig and the current one; none when there is no kubeconfig yet."""
+    from pi05ctl.doctor.cluster import contexts
+
+    try:
+        found = contexts()
+    except TargetError as error:
+        sys.stderr.write(f"no context to choose from: {error}\n")
+        return (), None
+    return found.names, found.current
+
+
+def _take_default(question: str, default: str, check: Callable[[str], None]) -> str:
+    """Answer a question with its default."""
+    del question
+    check(default)
+    return default
+
+
+def _ask(question: str, default: str, check: Callable[[str], None]) -> str:
+    """Ask on stderr until the answer can be."""
+    while True:
+        sys.stderr.write(f"{question} [{default}]: " if default else f"{question}: ")
+        sys.stderr.flush()
+        line = sys.stdin.readline()
+        if not line:
+            raise typer.Abort
+        answer = line.strip() or default
+        try:
+            check(answer)
+        except UsageError as error:
+            sys.stderr.write(f"{error}\n")
+        else:
+            return answer
+
+
+def _target(name: str | None) -> "tuple[collector.Target, collector.Cluster | None]":
+    """Return a target, and the cluster if it is one."""
+    from pi05ctl.service import Service
+
+    target = Service(_settings(), name).target
+    if target.name != "cluster":
+        return target, None
+    from pi05ctl.cluster.target import ClusterTarget
+
+    assert isinstance(target, ClusterTarget)
+    return target, target
+
+
+def _confirm(lines: list[str], yes: bool) -> None:
+    """Ask whether it shall be done; without a terminal only -y says so."""
+    if yes:
+        return
+    for line in lines:
+        sys.stderr.write(f"would remove: {line}\n")
+    if not sys.stdin.isatty():
+        raise UsageError("stdin is no terminal, so nobody can be asked; -y removes it, --dry-run shows it")
+    sys.stderr.write(f"remove these {len(lines)}? [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise typer.Abort
+
+
+def _leftover(one: "collector.Leftover") -> str:
+    return f"{one.run}  {one.state}  {one.what}" if one.run else f"{one.state}  {one.what}"
+
+
+def _print_removed(
+    removed: "list[tuple[collector.Leftover, str]]", left: tuple[str, ...], dry_run: bool, output: str
+) -> None:
+    """Print what was removed, or would be, and what could not."""
+    if output == "json":
+        rows = [{**asdict(one), "removed": not why, "why": why} for one, why in removed]
+        sys.stdout.write(json.dumps({"leftovers": rows, "left": left}, indent=1, ensure_ascii=False) + "\n")
+        return
+    for one, why in removed:
+        word = "would remove" if dry_run else "could not remove" if why else "removed"
+        sys.stdout.write(f"{word}: {_leftover(one)}{f' ({why})' if why and not dry_run else ''}\n")
+    if not removed:
+        sys.stderr.write("nothing to remove\n")

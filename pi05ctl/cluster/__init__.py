@@ -1,0 +1,1 @@
+"""Runs as Helm releases of a Kubernetes cluster."""

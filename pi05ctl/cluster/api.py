@@ -1,0 +1,246 @@
+"""The Kubernetes API, as far as runs need it: jobs, pods, events and logs of one namespace, as plain dictionaries.
+
+The official client brings credentials (kubeconfig, plugins, a pod's own account) and the connection; objects stay the
+JSON that the server sent, because turning ten thousand pods into Python classes takes longer than the whole command.
+"""
+
+import importlib
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote
+
+from pydantic_core import from_json
+
+from pi05ctl.cluster.refusals import Place, explain
+
+if TYPE_CHECKING:
+    from kubernetes.client.api_client import ApiClient
+
+Object = dict[str, Any]
+SELECTOR = "app.kubernetes.io/part-of=pi05"
+_RUNS = f"{SELECTOR},pi05.dev/kind!=probe"
+"""All runs. A probe of `pi05ctl doctor` is none; it is found by its own name only."""
+RUN_LABEL = "pi05.dev/run"
+CONTAINER = "pi05"
+"""Name of the container that does a job's work."""
+_AT_ONCE = 32
+"""Requests under way at a time."""
+_PATIENCE = 10.0
+"""Seconds that a request is tried again while the API server does not answer; a restart takes about 5."""
+_PAUSE = 0.5
+_TIMEOUT = (5.0, 60.0)
+"""Seconds to connect, and to wait for an answer."""
+
+
+class Kubernetes:
+    """One namespace of one cluster.
+
+    Args:
+        context: Context of the kubeconfig; None takes the current one, or in a pod the pod's own account.
+        namespace: Where runs live.
+        patience: Seconds to go on asking an API server that does not answer.
+    """
+
+    def __init__(self, context: str | None, namespace: str, patience: float = _PATIENCE) -> None:
+        self.place, self._patience = Place(context, namespace), patience
+
+    @property
+    def namespace(self) -> str:
+        """Where runs live."""
+        return self.place.namespace
+
+    def load(self) -> None:
+        """Import the official client now; otherwise the first request does. (Threads that import get in their way.)"""
+        for name in ("kubernetes.config", "kubernetes.client.api_client"):
+            importlib.import_module(name)
+
+    def version(self) -> str:
+        """Return the server's version, `v1.34.4`."""
+        return str(self.get("/version")["gitVersion"])
+
+    def jobs(self, run: str | None = None) -> list[Object]:
+        """Return the Jobs of all runs, or of one."""
+        return self._list("batch/v1", "jobs", {"labelSelector": _selector(run)})
+
+    def pods(self, run: str | None = None, fields: str | None = None) -> list[Object]:
+        """Return the pods of all runs, or of one.
+
+        Args:
+            run: Whose pods.
+            fields: A field selector, such as `status.phase!=Succeeded`.
+        """
+        query = {"labelSelector": _selector(run)}
+        return self._list("v1", "pods", query | ({"fieldSelector": fields} if fields else {}))
+
+    def events(self, names: Iterable[str]) -> list[Object]:
+        """Return the events about objects of these names (Jobs, pods), the oldest first."""
+        queries = [{"fieldSelector": f"involvedObject.name={name}"} for name in names]
+        found = self.together([(self._path("v1", "events"), query) for query in queries])
+        events = [event for answer in found if answer for event in json.loads(answer).get("items", [])]
+        return sorted(events, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
+
+    def configmap(self, name: str) -> Object | None:
+        """Return a ConfigMap; None when there is none."""
+        return self.find(f"{self._path('v1', 'configmaps')}/{quote(name)}")
+
+    def log(self, pod: str, **query: str | int) -> bytes:
+        """Return what a pod printed; empty when it has not started or is gone. `query`: tailLines, sinceTime, ..."""
+        answer = self.together([self.log_request(pod, **query)])[0]
+        return answer or b""
+
+    def log_request(self, pod: str, **query: str | int) -> "tuple[str, Mapping[str, Any]]":
+        """Return what `together` wants for a pod's log."""
+        return f"{self._path('v1', 'pods')}/{quote(pod)}/log", {"container": CONTAINER, **query}
+
+    def together(self, requests: "Sequence[tuple[str, Mapping[str, Any]]]") -> list[bytes | None]:
+        """Return the answers to many GET requests, made in parallel; None for what is not there or not ready."""
+
+        def ask(request: "tuple[str, Mapping[str, Any]]") -> bytes | None:
+            status, body = self._ask("GET", *request)
+            return body if status < 300 else None
+
+        if len(requests) == 1:
+            return [ask(requests[0])]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return list(pool.map(ask, requests))
+
+    def kill_pods(self, run: str) -> None:
+        """Delete a run's pods without a grace period, one by one: the right to delete collections is not needed."""
+        for pod in self.pods(run):
+            self._delete(f"{self._path('v1', 'pods')}/{quote(pod['metadata']['name'])}", gracePeriodSeconds=0)
+
+    def remove(self, run: str) -> None:
+        """Delete a run's Jobs, which Helm has lost, with their pods, and what the chart makes beside them."""
+        for job in self.jobs(run):
+            path = f"{self._path('batch/v1', 'jobs')}/{quote(job['metadata']['name'])}"
+            self._delete(path, propagationPolicy="Background")
+        for resource in ("configmaps", "services"):
+            path = f"{self._path('v1', resource)}/{quote(run)}"
+            found = self.find(path)
+            if found is not None and found["metadata"].get("labels", {}).get(RUN_LABEL) == run:
+                self._delete(path)
+
+    def allowed(self, verb: str, group: str, resource: str, subresource: str = "") -> bool:
+        """Return whether we may do something in the namespace."""
+        attributes = {"namespace": self.namespace, "verb": verb, "group": group, "resource": resource}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {**attributes, "subresource": subresource}},
+        }
+        path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+        answer = json.loads(self._checked("POST", path, {}, review))
+        return bool(answer["status"]["allowed"])
+
+    def get(self, path: str, **query: str) -> Object:
+        """Return one object or list; raise TargetError when it cannot be had."""
+        return cast("Object", json.loads(self._checked("GET", path, query)))
+
+    def find(self, path: str, **query: str) -> Object | None:
+        """Return one object or list; None when there is none."""
+        status, body = self._ask("GET", path, query)
+        if status == 404:
+            return None
+        return cast("Object", json.loads(self._judged(status, body)))
+
+    def _delete(self, path: str, **query: str | int) -> None:
+        """Delete one object, unless it is gone."""
+        status, body = self._ask("DELETE", path, query)
+        if status != 404:
+            self._judged(status, body)
+
+    def _list(self, api: str, resource: str, query: Mapping[str, Any]) -> list[Object]:
+        """Return objects from the server's watch cache, which is current and costs etcd nothing."""
+        answer = self._checked("GET", self._path(api, resource), {**query, "resourceVersion": "0"})
+        return cast("list[Object]", from_json(answer)["items"])
+
+    def _path(self, api: str, resource: str) -> str:
+        prefix = "/api/v1" if api == "v1" else f"/apis/{api}"
+        return f"{prefix}/namespaces/{quote(self.namespace)}/{resource}"
+
+    def _checked(self, method: str, path: str, query: Mapping[str, Any], body: Object | None = None) -> bytes:
+        """Return the answer's body; raise TargetError with the server's reason when it is not a good one."""
+        return self._judged(*self._ask(method, path, query, body))
+
+    def _judged(self, status: int, body: bytes) -> bytes:
+        if status < 300:
+            return body
+        raise explain(_message(body) or f"HTTP {status}", self.place)
+
+    def _ask(self, method: str, path: str, query: Mapping[str, Any], body: Object | None = None) -> tuple[int, bytes]:
+        """Return status and body; ask again for a while when the server does not answer."""
+        from urllib3.exceptions import HTTPError
+
+        until = time.monotonic() + self._patience
+        while True:
+            try:
+                status, answer = self._once(method, path, query, body)
+            except (HTTPError, OSError) as error:
+                problem = str(getattr(error, "reason", None) or error)
+            else:
+                if status not in (429, 500, 502, 503, 504):
+                    return status, answer
+                problem = _message(answer) or f"HTTP {status}"
+            if time.monotonic() >= until:
+                raise explain(f"cluster unreachable: {problem}", self.place)
+            time.sleep(_PAUSE)
+
+    def _once(self, method: str, path: str, query: Mapping[str, Any], body: Object | None) -> tuple[int, bytes]:
+        """Make one request through the official client's connection and credentials."""
+        client: Any = self._client
+        asked = client.param_serialize(
+            method,
+            path,
+            query_params=list(query.items()),
+            header_params={"Accept": "application/json", "Content-Type": "application/json"},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        response = client.call_api(*asked, _request_timeout=_TIMEOUT)
+        return response.status, response.read() or b""
+
+    @cached_property
+    def _client(self) -> "ApiClient":
+        """The official client with the credentials of the context, or of the pod that we are in."""
+        import kubernetes.config
+        from kubernetes.client.api_client import ApiClient
+        from kubernetes.client.configuration import Configuration
+
+        config: Any = kubernetes.config
+        settings: Any = Configuration()
+        try:
+            config.load_kube_config(context=self.place.context, client_configuration=settings)
+        except config.ConfigException as error:
+            settings = Configuration()
+            try:
+                if self.place.context:
+                    raise
+                config.load_incluster_config(client_configuration=settings)
+            except config.ConfigException:
+                raise explain(_no_config(error), self.place) from error
+        settings.retries = False  # here, and for longer
+        settings.connection_pool_maxsize = _AT_ONCE
+        return ApiClient(settings)
+
+
+def _no_config(error: Exception) -> str:
+    """Return why there are no credentials, in the words that `refusals` knows."""
+    text = str(error)
+    return text if "Invalid kube-config" in text else f"the kubeconfig's context does not exist: {text}"
+
+
+def _message(body: bytes) -> str:
+    """Return the reason in a Status object."""
+    try:
+        answer: Any = json.loads(body)
+        return str(answer["message"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _selector(run: str | None) -> str:
+    return f"{SELECTOR},{RUN_LABEL}={run}" if run else _RUNS

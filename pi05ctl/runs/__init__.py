@@ -1,0 +1,1 @@
+"""What is known of runs: records, processes, Kubernetes' objects -> status; and what a target can do with them."""

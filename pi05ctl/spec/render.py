@@ -1,0 +1,229 @@
+"""RunSpec + Settings -> the run's name and its job.json, byte for byte; no disk, no clock, no network.
+
+A run is named by its job.json, less what cannot change its result: where it is stored and runs (storage, target,
+interpreters), how it is computed (compute, but for its dtype), how many processes share the work (demos.block,
+demos.workers, train.fsdp_devices, eval.environments, eval.workers), what is only looked at (train.held_out_every,
+train.profile) and the names that follow from the rest. So two spellings of one wish are one run, and submitting twice
+is harmless.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError
+
+from pi05.config import (
+    AnyJob,
+    DemosJob,
+    EvalJob,
+    Job,
+    Natural,
+    Section,
+    Share,
+    TrainJob,
+    explain,
+)
+from pi05ctl.errors import UsageError
+from pi05ctl.spec.changes import Change
+from pi05ctl.spec.runspec import Options, RunSpec, resolve
+from pi05ctl.spec.settings import Cluster, Settings
+
+_NO_RESULT = {
+    "demos": {"block", "workers"},
+    "compute": {"recompute", "layers", "attention", "microbatches", "xla_options"},
+    "train": {"fsdp_devices", "save_state_every", "held_out_every", "profile"},
+    "eval": {"environments", "workers"},
+}
+"""Values that change how a run is done and not what comes out."""
+PLANNER_IN_IMAGE = "/opt/planner/bin/python"
+"""Where images/sim has the planner's environment."""
+
+
+class Local(Section):
+    """How the local target runs the stages of a pipeline.
+
+    Attributes:
+        python: Interpreter of the jobs.
+        jobs_at_once: Jobs that run at the same time; 0 is no limit.
+    """
+
+    python: str
+    jobs_at_once: Natural
+
+
+class PipelineJob(Job):
+    """Run the stages one after the other; each is a run of its own with the job.json it would have anyway.
+
+    `local` or `cluster` says how the target runs them.
+    """
+
+    kind: Literal["pipeline"] = "pipeline"
+    local: Local | None = None
+    cluster: Cluster | None = None
+    stages: tuple[DemosJob, TrainJob, EvalJob]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A run ready to be submitted.
+
+    Attributes:
+        spec: What was asked for.
+        job: What its process is told.
+        digest: Of everything that can change the result, 64 hex digits; the run's name has the first 6.
+        changes: What it went on with otherwise when it was resumed; `job` has it, name and digest have not.
+    """
+
+    spec: RunSpec
+    job: AnyJob | PipelineJob
+    digest: str
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def run(self) -> str:
+        """The run's name."""
+        return self.job.run
+
+    @property
+    def job_json(self) -> bytes:
+        """The content of job.json."""
+        return to_json(self.job)
+
+
+def render(spec: RunSpec, settings: Settings) -> Rendered:
+    """Return the run that a spec names.
+
+    Raises:
+        ConfigError: The task does not exist.
+        UsageError: The preset does not exist or a value is impossible.
+    """
+    options = resolve(spec)
+    make = {"demos": _demos, "train": _train, "eval": _eval, "pipeline": _pipeline}[spec.kind]
+    try:
+        return rendered(spec, make(spec, options, settings))
+    except ValidationError as error:
+        raise UsageError(explain(error)) from error
+
+
+def stages(pipeline: Rendered) -> tuple[Rendered, ...]:
+    """Return the runs of a pipeline in their order, as its job.json holds them; none for another kind."""
+    if not isinstance(pipeline.job, PipelineJob):
+        return ()
+    demos, train, evaluation = pipeline.job.stages
+    spec = pipeline.spec
+    return (
+        rendered(spec.sibling("demos"), demos),
+        rendered(spec.sibling("train", again=spec.again), train),
+        rendered(spec.sibling("eval", train_run=train.run), evaluation),
+    )
+
+
+def rendered(spec: RunSpec, job: AnyJob | PipelineJob) -> Rendered:
+    """Return the run that a stored run.json and job.json describe."""
+    return Rendered(spec, job, digest(job, spec.again))
+
+
+def moved(job: AnyJob | PipelineJob, storage: str) -> AnyJob | PipelineJob:
+    """Return a job that finds its storage where it is now; a folder of runs may be moved."""
+    update: dict[str, Any] = {"storage": storage}
+    if isinstance(job, PipelineJob):
+        update["stages"] = tuple(moved(stage, storage) for stage in job.stages)
+    return job.model_copy(update=update)
+
+
+def to_json(model: BaseModel) -> bytes:
+    """Return a model as people read it: one value a line, in the order of its definition."""
+    return json.dumps(model.model_dump(mode="json"), indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def digest(job: AnyJob | PipelineJob, again: int = 0) -> str:
+    """Return 64 hex digits over what can change the job's result."""
+    if isinstance(job, PipelineJob):
+        content: dict[str, Any] = {"stages": [stage.run for stage in job.stages]}
+    else:
+        content = job.model_dump(mode="json", exclude={"run", "storage", "planner_python"})
+        for section, names in _NO_RESULT.items():
+            for name in names & content.get(section, {}).keys():
+                del content[section][name]
+    if not content.get("train", {}).get("held_out", 1):
+        del content["train"]["held_out"]  # runs were named before there was such a thing
+    if job.kind == "demos":
+        del content["dataset"]  # it is named by this digest
+    content["again"] = again
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _name(kind: str, task: str, digest: str) -> str:
+    """Return the run's name; the longest has 32 characters, and a Helm release may have 40."""
+    return f"{kind}-{task}-{digest[:6]}"
+
+
+def _common(spec: RunSpec, options: Options, settings: Settings) -> dict[str, Any]:
+    """Return the fields that every job has; the run's name follows from the others and comes last."""
+    storage = settings.cluster.storage if _in_cluster(spec) else settings.storage
+    return {"run": "", "task": spec.task, "storage": storage, "convention": options.convention}
+
+
+def _in_cluster(spec: RunSpec) -> bool:
+    return spec.target == "cluster"
+
+
+def _demos(spec: RunSpec, options: Options, settings: Settings) -> DemosJob:
+    job = DemosJob(
+        **_common(spec, options, settings),
+        dataset="",
+        demos=options.demos,
+        planner_python=PLANNER_IN_IMAGE if _in_cluster(spec) else settings.planner_python,
+    )
+    key = digest(job, spec.again)
+    names = {"run": _name("demos", spec.task, key), "dataset": f"datasets/{spec.task}/{key[:12]}"}
+    return job.model_copy(update=names)
+
+
+def _train(spec: RunSpec, options: Options, settings: Settings) -> TrainJob:
+    job = TrainJob(
+        **_common(spec, options, settings),
+        dataset=_demos(spec.sibling("demos"), options, settings).dataset,
+        others=tuple(
+            Share(task=task, dataset=_dataset_of(task, spec, settings), weight=weight)
+            for task, weight in options.train.weights_of_others.items()
+        ),
+        model=options.model,
+        compute=options.compute,
+        train=options.train,
+    )
+    return job.model_copy(update={"run": _name("train", spec.task, digest(job, spec.again))})
+
+
+def _dataset_of(task: str, spec: RunSpec, settings: Settings) -> str:
+    """Return the key of the dataset that the same preset and overrides name for another task."""
+    other = spec.sibling("demos").model_copy(update={"task": task})
+    return _demos(other, resolve(other), settings).dataset
+
+
+def _eval(spec: RunSpec, options: Options, settings: Settings) -> EvalJob:
+    job = EvalJob(
+        **_common(spec, options, settings),
+        dataset=_demos(spec.sibling("demos"), options, settings).dataset,
+        train_run=spec.train_run or _train(spec.sibling("train"), options, settings).run,
+        compute=options.compute,
+        eval=options.eval,
+    )
+    return job.model_copy(update={"run": _name("eval", spec.task, digest(job, spec.again))})
+
+
+def _pipeline(spec: RunSpec, options: Options, settings: Settings) -> PipelineJob:
+    demos = _demos(spec.sibling("demos"), options, settings)
+    train = _train(spec.sibling("train", again=spec.again), options, settings)
+    evaluation = _eval(spec.sibling("eval", train_run=train.run), options, settings)
+    here = Local(python=settings.python, jobs_at_once=settings.jobs_at_once)
+    job = PipelineJob(
+        **_common(spec, options, settings),
+        local=None if _in_cluster(spec) else here,
+        cluster=settings.cluster if _in_cluster(spec) else None,
+        stages=(demos, train, evaluation),
+    )
+    return job.model_copy(update={"run": _name("pipeline", spec.task, digest(job, spec.again))})

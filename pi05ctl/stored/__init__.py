@@ -1,0 +1,1 @@
+"""What exists in storage: datasets, weights, checkpoints, results of evaluations."""
