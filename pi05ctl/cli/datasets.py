@@ -1,28 +1,20 @@
-"""The commands around datasets. Written like those of cli.py, which adds them to its own."""
+"""The commands around datasets. runs.py adds them to its own."""
 
-import json
-import os
-import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pi05ctl.cli import terminal
+from pi05ctl.cli.options import Output, OutputOption, TargetOption, service_of
+
 if TYPE_CHECKING:
-    from pi05ctl.service import Service
     from pi05ctl.stored.datasets import Described
 
-Output = Literal["text", "json"]
 NameArgument = Annotated[
     str, typer.Argument(metavar="DATASET", help="Its key, a unique beginning of its digest, or a task (its newest).")
 ]
-TargetOption = Annotated[
-    str | None,
-    typer.Option("--target", metavar="NAME", help="Of this target: local or cluster; its default is in pi05.toml."),
-]
-OutputOption = Annotated[Output, typer.Option("-o", "--output", help="Form of the output.")]
 
 HEADER = ("DATASET", "DEMOS", "FRAMES", "SIZE", "AGE", "CAMERAS", "RENDERER", "YIELD", "S/DEMO")
 _SEEDS_SHOWN = 200
@@ -32,34 +24,33 @@ datasets = typer.Typer(help="Datasets of demonstrations.", no_args_is_help=True)
 
 
 @datasets.command("list")
-def list_datasets(output: OutputOption = "text", target: TargetOption = None) -> None:
+def list_datasets(output: OutputOption = Output.text, target: TargetOption = None) -> None:
     """Show the datasets: how many demonstrations, what they show, and what they took."""
     from pi05ctl.stored import datasets as found_in
-    from pi05ctl.views import tables
 
-    storage = _service(target).storage
+    storage = service_of(target).storage
     found, damaged = found_in.described(storage)
     for problem in damaged:
-        _say(problem)
-    if output == "json":
-        _out(json.dumps([plain(one) for one in found], indent=1, ensure_ascii=False) + "\n")
+        terminal.say(problem)
+    if output is Output.json:
+        terminal.out_json([plain(one) for one in found])
     elif found:
-        _out(tables.text_table(HEADER, [row(one, time.time()) for one in found]))
+        terminal.out(terminal.table(HEADER, [row(one, time.time()) for one in found]))
     elif not damaged:
-        _say(f"no datasets in {storage.url} yet; make one: pi05ctl submit demos pushcube")
+        terminal.say(f"no datasets in {storage.url} yet; make one: pi05ctl submit demos pushcube")
 
 
 @datasets.command("show")
-def show_dataset(name: NameArgument, output: OutputOption = "text", target: TargetOption = None) -> None:
+def show_dataset(name: NameArgument, output: OutputOption = Output.text, target: TargetOption = None) -> None:
     """Show what one dataset was made of, and what it took."""
     from pi05ctl.stored import datasets as found_in
 
-    storage = _service(target).storage
+    storage = service_of(target).storage
     one = found_in.describe(storage, found_in.find(storage, name))
-    if output == "json":
-        _out(json.dumps(plain(one), indent=1, ensure_ascii=False) + "\n")
+    if output is Output.json:
+        terminal.out_json(plain(one))
     else:
-        _out("".join(f"{word:<12} {value}\n" for word, value in facts(one, storage.url)))
+        terminal.out("".join(f"{word:<12} {terminal.plain(value)}\n" for word, value in facts(one, storage.url)))
 
 
 @datasets.command("verify")
@@ -67,10 +58,10 @@ def verify_dataset(name: NameArgument, target: TargetOption = None) -> None:
     """Compare a dataset with its checksums, then look at every row and image. Exit code 3: something is damaged."""
     from pi05ctl.stored import datasets as found_in
 
-    service = _service(target)
+    service = service_of(target)
     key = found_in.find(service.storage, name)
     found_in.verify(service.storage, key, service.settings.python)
-    _say(f"{service.storage.url}/{key}: every checksum agrees, every row and image is there")
+    terminal.say(f"{service.storage.url}/{key}: every checksum agrees, every row and image is there")
 
 
 def row(one: "Described", now: float) -> tuple[str, ...]:
@@ -81,7 +72,7 @@ def row(one: "Described", now: float) -> tuple[str, ...]:
         one.key.removeprefix("datasets/"),
         f"{one.demos:,}",
         f"{one.frames:,}",
-        size(one.size),
+        terminal.size(one.size),
         tables.duration(now - one.when),
         _cameras(one),
         one.renderer if one.convention.cameras else "",
@@ -100,7 +91,7 @@ def facts(one: "Described", url: str) -> list[tuple[str, str]]:
         ("dataset", f"{url}/{one.key}"),
         ("task", one.task),
         ("made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(one.when))),
-        ("holds", f"{one.demos:,} demonstrations, {one.frames:,} frames, {size(one.size)}"),
+        ("holds", f"{one.demos:,} demonstrations, {one.frames:,} frames, {terminal.size(one.size)}"),
         ("cameras", seen if convention.cameras else "none"),
         ("control", f"{convention.robot}, {convention.control_mode}, {convention.control_rate} Hz"),
         ("state", f"a policy is told {convention.state}"),
@@ -126,33 +117,9 @@ def spans_shown(seeds: tuple[int, ...]) -> str:
     return text if len(text) <= _SEEDS_SHOWN else f"{text[:_SEEDS_SHOWN].rpartition(', ')[0]}, ..., {seeds[-1]}"
 
 
-def size(count: float) -> str:
-    """Return bytes as people read them."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= factor:
-            return f"{count / factor:.1f} {unit}"
-    return f"{count:.0f} B"
-
-
 def _cameras(one: "Described") -> str:
     convention = one.convention
     if not convention.cameras:
         return "none"
     names = " + ".join(name.removesuffix("_camera") for name in convention.cameras)
     return f"{names}, {convention.image_size} px"
-
-
-def _service(target: str | None) -> "Service":
-    """Return the service of a target (or of the default one) under the settings that hold here."""
-    from pi05ctl.service import Service
-    from pi05ctl.spec import settings
-
-    return Service(settings.load(Path.cwd(), os.environ, Path(sys.executable)), target)
-
-
-def _out(text: str) -> None:
-    sys.stdout.write(text)
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")

@@ -1,14 +1,14 @@
-"""The command that says what a training needs and costs before GPUs are booked. Written like those of cli.py."""
+"""The command that says what a training needs and costs before GPUs are booked. runs.py adds it to its own."""
 
-import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pi05ctl.cli import terminal
+from pi05ctl.cli.options import Output, OutputOption, settings_here
 from pi05ctl.errors import DoesNotFit, UsageError, unknown
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def plan(
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Compile nothing: estimate from sizes.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="The same as -o json.")] = False,
-    output: Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="Form of the output.")] = "text",
+    output: OutputOption = Output.text,
 ) -> None:
     """Show what a training needs and costs, on any GPUs.
 
@@ -57,25 +57,18 @@ def plan(
 
     if kind not in ("train", "pipeline"):
         raise UsageError(f"only a training has a plan, not {kind}: pi05ctl plan train {task}")
-    settings = _settings()
+    settings = settings_here()
     run, job = training(settings, task, preset, set_ or (), gpus, nodes)
     machine = machine_of(job, settings.cluster, chip, gpus, nodes)
     if price is not None and price < 0:
         raise UsageError(f"--price {price:g} must be at least 0")
     advice = _planner(settings, quick, target).advise(job, machine)
-    if json_ or output == "json":
-        sys.stdout.write(json.dumps(forecast.data(advice, price), indent=1) + "\n")
+    if json_ or output is Output.json:
+        terminal.out_json(forecast.data(advice, price))
     else:
-        sys.stdout.write("".join(f"{line}\n" for line in forecast.lines(advice, run, machine, price)))
+        terminal.out("".join(f"{line}\n" for line in forecast.lines(advice, run, machine, price)))
     if not advice.plan.fits:
         raise DoesNotFit(forecast.verdict(advice))
-
-
-def _settings() -> "Settings":
-    """Return the settings that hold here."""
-    from pi05ctl.spec import settings
-
-    return settings.load(Path.cwd(), os.environ, Path(sys.executable))
 
 
 def admit(service: "Service", runs: "Sequence[Rendered]") -> list[str]:
@@ -100,7 +93,7 @@ def admit(service: "Service", runs: "Sequence[Rendered]") -> list[str]:
 def _planner(settings: "Settings", quick: bool, target: str | None = None) -> "Planner":
     from pi05ctl.planning.planner import Planner
 
-    return Planner(None if quick else _compiler(settings, target), cache(os.environ), _say)
+    return Planner(None if quick else _compiler(settings, target), cache(os.environ), terminal.say)
 
 
 def _compiler(settings: "Settings", target: str | None) -> "Compiler | None":
@@ -118,17 +111,12 @@ def _compiler(settings: "Settings", target: str | None) -> "Compiler | None":
         if here.unset:
             raise UsageError(f"{', '.join(here.unset)} in pi05.toml: not set yet; pi05ctl init asks for it")
         place = helm.Helm(here.context, here.namespace), Kubernetes(here.context, here.namespace)
-        return InPod(Prober(here, *place, revision(), _PATIENCE, light=True), _say)
+        return InPod(Prober(here, *place, revision(), _PATIENCE, light=True), terminal.say)
     from pi05ctl.planning.compiling import Here
 
-    return Here(Path(settings.cuda_python), _say) if settings.cuda_python else None
+    return Here(Path(settings.cuda_python), terminal.say) if settings.cuda_python else None
 
 
 def cache(environ: Mapping[str, str]) -> Path:
     """Return where this machine keeps plans."""
     return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pi05" / "plans"
-
-
-def _say(text: str) -> None:
-    """Write one line for people."""
-    sys.stderr.write(f"pi05ctl: {text}\n")

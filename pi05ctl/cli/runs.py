@@ -5,11 +5,9 @@ stdout is for data, stderr for people. Imports inside functions are on purpose: 
 
 import gc
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,10 +15,9 @@ import typer
 
 from pi05.errors import JobError
 from pi05.tasks import TASKS
-from pi05ctl.cli import datasets as cli_datasets
+from pi05ctl.cli import datasets, setup, stored, terminal
 from pi05ctl.cli import plan as cli_plan
-from pi05ctl.cli import setup as cli_setup
-from pi05ctl.cli import stored as cli_artefacts
+from pi05ctl.cli.options import Output, OutputOption, RunArgument, TargetOption, service_of
 from pi05ctl.errors import (
     INTERRUPTED,
     CtlError,
@@ -53,26 +50,10 @@ app = typer.Typer(
 )
 
 
-class Output(StrEnum):
-    """Form of what goes to stdout."""
-
-    text = "text"
-    json = "json"
-
-
 KindArgument = Annotated[
     str, typer.Argument(metavar="KIND", help="demos, train, eval, or pipeline (the three in order).")
 ]
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help=f"{', '.join(TASKS)}, or all.")]
-RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run's name, a unique beginning of it, or a task (its newest run).")
-]
-TargetOption = Annotated[
-    str | None,
-    typer.Option(
-        "--target", metavar="NAME", help="Where: local (this machine) or cluster; its default is in pi05.toml."
-    ),
-]
 PresetOption = Annotated[
     str | None,
     typer.Option(
@@ -91,7 +72,6 @@ EveryOption = Annotated[
 ]
 AgainOption = Annotated[bool, typer.Option("--again", help="Make a new run even though one with these values exists.")]
 FollowOption = Annotated[bool, typer.Option("--follow", help="Show progress until it ends. Ctrl-C leaves it running.")]
-OutputOption = Annotated[Output, typer.Option("-o", "--output", help="Form of the output.")]
 
 
 @app.command()
@@ -120,7 +100,7 @@ def submit(
 
     The same values are the same run, however they are spelled, so submitting twice is harmless.
     """
-    service = _service(target)
+    service = service_of(target)
     runs = _render(service, kind, task, preset, set_, of, again, every_checkpoint)
     if dry_run:
         _print_jobs(service, runs)
@@ -128,7 +108,7 @@ def submit(
     notes = cli_plan.admit(service, runs) if plan and service.target.name == "cluster" else []
     submitted = service.submit(runs)
     for text in notes:
-        _say(text)
+        terminal.say(text)
     _after_submission(service, submitted, follow, output)
 
 
@@ -147,7 +127,7 @@ def render(
 
     That is job.json, or for a cluster the manifests, which are those of helm template. It needs no cluster.
     """
-    service = _service(target)
+    service = service_of(target)
     _print_jobs(service, _render(service, kind, task, preset, set_, of, again, every_checkpoint))
 
 
@@ -162,7 +142,7 @@ def status(
 
     Progress, speed, time left, age, and why one waits or failed.
     """
-    service = _service(target)
+    service = service_of(target)
     name = service.find(run) if run else None
 
     def look() -> "list[RunStatus]":
@@ -170,7 +150,7 @@ def status(
             return service.with_stages(name)
         statuses, damaged = service.statuses()
         for problem in damaged:
-            _say(problem)
+            terminal.say(problem)
         return statuses
 
     if watch:
@@ -178,7 +158,7 @@ def status(
         return
     statuses = look()
     if not statuses and output is Output.text:
-        _say(f"no runs in {service.storage.url} yet; start one: pi05ctl submit pipeline pushcube")
+        terminal.say(f"no runs in {service.storage.url} yet; start one: pi05ctl submit pipeline pushcube")
     _print_statuses(statuses, output)
 
 
@@ -189,17 +169,16 @@ def logs(
     target: TargetOption = None,
 ) -> None:
     """Print what a run printed."""
-    service = _service(target)
+    service = service_of(target)
     name = service.find(run)
     printed = 0
     for data in service.target.follow_log(name) if follow else (service.target.log(name),):
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        terminal.out_bytes(data)
         printed += len(data)
     if not printed:
-        _say(f"{name} has not printed anything yet")
+        terminal.say(f"{name} has not printed anything yet")
     for stage in service.with_stages(name)[1:]:
-        _say(f"its stage {stage.run} is {stage.state}: pi05ctl logs {stage.run}")
+        terminal.say(f"its stage {stage.run} is {stage.state}: pi05ctl logs {stage.run}")
 
 
 @app.command()
@@ -212,10 +191,10 @@ def wait(
     """Wait until a run ends. Exit code 0: done, 124: timeout, 125: it failed or was cancelled."""
     from pi05ctl.cli.follow import follow
 
-    service = _service(target)
+    service = service_of(target)
     name = service.find(run)
     look, poll = service.looker([name]), service.target.poll
-    ended = follow(look, time.monotonic, time.sleep, timeout, poll=poll, complain=_say)
+    ended = follow(look, time.monotonic, time.sleep, timeout, poll=poll, complain=terminal.say)
     if ended is None:
         raise WaitTimeout(f"{name} is still {service.status(name).state} after {timeout:g} s; it goes on")
     _print_statuses(ended, output)
@@ -231,14 +210,14 @@ def cancel(
     target: TargetOption = None,
 ) -> None:
     """End a run. It saves first; resume goes on from there."""
-    service = _service(target)
+    service = service_of(target)
     name = service.find(run)
     if not now and service.target.alive(name):
-        _say(f"{name}: waiting until it has saved (--now does not)")
+        terminal.say(f"{name}: waiting until it has saved (--now does not)")
     if not service.target.cancel(name, now):
-        _say(f"{name} is not running: it is {service.status(name).state}")
+        terminal.say(f"{name} is not running: it is {service.status(name).state}")
         return
-    _say(f"{name} is {service.status(name).state}; to go on: pi05ctl resume {name}")
+    terminal.say(f"{name} is {service.status(name).state}; to go on: pi05ctl resume {name}")
 
 
 @app.command()
@@ -258,11 +237,11 @@ def resume(
     target: TargetOption = None,
 ) -> None:
     """Start a run again from where it stopped."""
-    service = _service(target)
+    service = service_of(target)
     going_on = service.going_on(service.find(run), set_ or ())
     submission = service.resume(going_on)
     for remark in service.remarks(going_on) if set_ and submission.outcome == "resumed" else ():
-        _say(remark)
+        terminal.say(remark)
     _after_submission(service, [submission], follow, output)
 
 
@@ -274,14 +253,14 @@ def results(
     """Show the success rates of finished evaluations."""
     from pi05ctl.views import tables
 
-    service = _service(target)
+    service = service_of(target)
     found = tables.results(service.results())
     if output is Output.json:
-        _out(tables.results_json(found))
+        terminal.out(tables.results_json(found))
     elif found:
-        _out(_table(tables.RESULTS_HEADER, tables.result_rows(found)))
+        terminal.out(terminal.table(tables.RESULTS_HEADER, tables.result_rows(found)))
     else:
-        _say(f"no finished evaluation in {service.storage.url} yet; make one: pi05ctl submit pipeline pushcube")
+        terminal.say(f"no finished evaluation in {service.storage.url} yet; make one: pi05ctl submit pipeline pushcube")
 
 
 @app.command("report")
@@ -295,9 +274,9 @@ def report_(
     """
     from pi05ctl.views import page
 
-    service = _service(target)
+    service = service_of(target)
     name = service.find(run)
-    _out(page.write(service.target, name, time.time()) + "\n")
+    terminal.out(page.write(service.target, name, time.time()) + "\n")
     _say_copy(page.copy(service.target, name, "index.html", _copies()))
 
 
@@ -313,11 +292,11 @@ def plot(
     from pi05ctl.views import page
     from pi05ctl.views.plot import loss_png
 
-    service = _service(target)
+    service = service_of(target)
     name = service.find(run)
     content = page.gather(service.target, name, time.time())
     picture = loss_png(content.losses, content.by_hand, name, content.held_out)
-    _out(page.publish(service.target, name, "loss.png", picture) + "\n")
+    terminal.out(page.publish(service.target, name, "loss.png", picture) + "\n")
     _say_copy(page.copy(service.target, name, "loss.png", _copies()))
 
 
@@ -328,14 +307,14 @@ def _copies() -> Path:
 
 def _say_copy(path: Path | None) -> None:
     if path is not None:
-        _out(f"{path.as_uri()}\n")
+        terminal.out(f"{path.as_uri()}\n")
 
 
 app.add_typer(cli_plan.app)
-app.add_typer(cli_setup.app)
-app.add_typer(cli_datasets.datasets, name="datasets")
-app.add_typer(cli_artefacts.weights, name="weights")
-app.add_typer(cli_artefacts.checkpoints, name="checkpoints")
+app.add_typer(setup.app)
+app.add_typer(datasets.datasets, name="datasets")
+app.add_typer(stored.weights, name="weights")
+app.add_typer(stored.checkpoints, name="checkpoints")
 
 
 def main() -> None:
@@ -350,15 +329,15 @@ def run(arguments: Sequence[str]) -> int:
         code = app(args=list(arguments) or ["--help"], prog_name="pi05ctl", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except (CtlError, JobError) as error:
-        _say(str(error))
+        terminal.say(str(error))
         return exit_code(error)
     except typer.TyperException as error:
-        _say(_usage(error))
+        terminal.say(_usage(error))
         return UsageError.exit_code
     except (typer.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except OSError as error:
-        _say(str(error))
+        terminal.say(str(error))
         return TargetError.exit_code
 
 
@@ -369,17 +348,6 @@ def _usage(error: typer.TyperException) -> str:
     if near:
         text = f"{text.rstrip('.')}; did you mean {near[0]!r}?"
     return f"{text} (pi05ctl --help lists what there is)"
-
-
-def _service(target: str | None = None) -> "Service":
-    """Return the service of a target (or of the default one) under the settings that hold here."""
-    from pi05ctl.service import Service
-    from pi05ctl.spec import settings
-
-    found = settings.load(Path.cwd(), os.environ, Path(sys.executable))
-    if found.origin == settings.VARIABLE and (target or found.target) == "local":
-        _say(f"storage {found.storage} (from {found.origin})")
-    return Service(found, target)
 
 
 def _render(
@@ -400,18 +368,18 @@ def _render(
 def _print_jobs(service: "Service", runs: "Sequence[Rendered]") -> None:
     """Print what would be made, byte for byte."""
     for run in runs:
-        _out(service.preview(run).decode())
+        terminal.out(service.preview(run).decode())
 
 
 def _after_submission(service: "Service", submissions: "Sequence[Submission]", follow: bool, output: Output) -> None:
     """Say what became of a submission, and follow it when asked to."""
     if output is Output.text:
         for submission in submissions:
-            _out(_describe(service, submission, follow))
+            terminal.out(_describe(service, submission, follow))
     elif not follow:
         from pi05ctl.views.tables import submissions_json
 
-        _out(submissions_json([(s.run, s.outcome) for s in submissions], service.storage.url))
+        terminal.out(submissions_json([(s.run, s.outcome) for s in submissions], service.storage.url))
     if follow:
         _follow(service, [submission.run for submission in submissions], output)
 
@@ -440,16 +408,16 @@ def _follow(service: "Service", runs: list[str], output: Output) -> None:
     try:
         with display(time.monotonic) as show:
             look, poll = service.looker(runs), service.target.poll
-            ended = follow(look, time.monotonic, time.sleep, show=show, poll=poll, complain=_say) or ()
+            ended = follow(look, time.monotonic, time.sleep, show=show, poll=poll, complain=terminal.say) or ()
     except KeyboardInterrupt:
         going = " ".join(runs)
-        _say(f"{going} goes on. Watch: pi05ctl status {runs[0]} -w   End: pi05ctl cancel {runs[0]}")
+        terminal.say(f"{going} goes on. Watch: pi05ctl status {runs[0]} -w   End: pi05ctl cancel {runs[0]}")
         raise
     if output is Output.json:
         _print_statuses(ended, output)
     else:
         for end in ended:
-            _out(_ending(service, end))
+            terminal.out(_ending(service, end))
     failed = [end for end in ended if end.state != "Done"]
     if failed:
         raise RunFailed("; ".join(_failure(end) for end in failed))
@@ -476,7 +444,7 @@ def _failure(end: "RunStatus") -> str:
 
 def _watch(look: "Callable[[], list[RunStatus]]", output: Output, until_ended: bool) -> None:
     """Show statuses again and again: in place on a terminal, elsewhere whenever something changed."""
-    if output is Output.text and sys.stdout.isatty():
+    if output is Output.text and terminal.is_terminal():
         from rich.live import Live
         from rich.text import Text
 
@@ -494,9 +462,8 @@ def _repeat(
     while True:
         statuses = look()
         news = [(s.run, s.state, s.step, s.why) for s in statuses]
-        if news != before or sys.stdout.isatty():
+        if news != before or terminal.is_terminal():
             show(statuses)
-            sys.stdout.flush()
         before = news
         if until_ended and all(s.ended for s in statuses[:1]):
             return
@@ -507,32 +474,12 @@ def _print_statuses(statuses: "Sequence[RunStatus]", output: Output) -> None:
     from pi05ctl.views.tables import status_json
 
     if output is Output.json:
-        _out(status_json(statuses))
+        terminal.out(status_json(statuses))
     elif statuses:
-        _out(_status_table(statuses))
+        terminal.out(_status_table(statuses))
 
 
 def _status_table(statuses: "Sequence[RunStatus]") -> str:
     from pi05ctl.views.tables import HEADER, row
 
-    return _table(HEADER, [row(status) for status in statuses])
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table: in colour and as wide as the terminal, aligned text elsewhere."""
-    from pi05ctl.views.tables import terminal_table, text_table
-
-    if not sys.stdout.isatty():
-        return text_table(header, rows)
-    width = shutil.get_terminal_size().columns
-    return terminal_table(header, rows, width, colour="NO_COLOR" not in os.environ)
-
-
-def _out(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
-
-
-def _say(text: str) -> None:
-    """Write one line for people."""
-    sys.stderr.write(f"pi05ctl: {' '.join(text.split())}\n")
+    return terminal.table(HEADER, [row(status) for status in statuses])

@@ -1,17 +1,16 @@
-"""The commands around runs: doctor, init and gc. Written like those of cli.py, which adds them to its own."""
+"""The commands around runs: doctor, init and gc. runs.py adds them to its own."""
 
-import json
-import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pi05ctl.cli import terminal
+from pi05ctl.cli.options import Output, OutputOption, TargetOption, service_of, settings_here
 from pi05ctl.errors import TargetError, UsageError, unknown
 
 if TYPE_CHECKING:
@@ -21,15 +20,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-Output = Literal["text", "json"]
-TargetOption = Annotated[
-    str | None,
-    typer.Option("--target", metavar="NAME", help="Of this target: local or cluster; its default is in pi05.toml."),
-]
-OutputOption = Annotated[Output, typer.Option("-o", "--output", help="Form of the output.")]
 _PATIENCE = 5.0
 """Seconds that doctor waits for a bucket."""
-_COLOURS = {"ok": "32", "warning": "33", "missing": "1;31"}
 
 
 @app.command()
@@ -38,32 +30,25 @@ def doctor(
     pods: Annotated[bool, typer.Option("--pods/--no-pods", help="Look from pods of each image, too.")] = True,
     light: Annotated[bool, typer.Option("--light", help="Those pods ask for little and no GPU.")] = False,
     timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="For each of those pods.")] = 300.0,
-    output: OutputOption = "text",
+    output: OutputOption = Output.text,
 ) -> None:
     """Show what runs lack here, and the remedies.
 
     Exit code 0: nothing is missing, 3: something is. Without --no-pods it starts a pod of each image in the cluster,
     as real runs have them, and removes them afterwards.
     """
-    settings = _settings()
+    settings = settings_here()
     name = target or settings.target
     if name not in ("local", "cluster"):
         raise unknown("target", name, ["local", "cluster"])
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: the pods are removed
     found = _local(settings) if name == "local" else _cluster(settings, pods, light, timeout)
-    findings = _shown(found) if output == "text" else list(found)
-    if output == "json":
-        sys.stdout.write(json.dumps([_plain(finding) for finding in findings], indent=1, ensure_ascii=False) + "\n")
+    findings = _shown(found) if output is Output.text else list(found)
+    if output is Output.json:
+        terminal.out_json([_plain(finding) for finding in findings])
     missing = [finding.check for finding in findings if finding.state == "missing"]
     if missing:
         raise TargetError(f"missing: {', '.join(missing)} ({len(missing)} of {len(findings)} checks)")
-
-
-def _settings() -> "Settings":
-    """Return the settings that hold here."""
-    from pi05ctl.spec import settings
-
-    return settings.load(Path.cwd(), os.environ, Path(sys.executable))
 
 
 def _local(settings: "Settings") -> "Iterable[Finding]":
@@ -94,15 +79,11 @@ def _cluster(settings: "Settings", pods: bool, light: bool, timeout: float) -> "
 
 def _shown(findings: "Iterable[Finding]") -> "list[Finding]":
     """Print what is found as it is found, and return all of it."""
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     shown: list[Finding] = []
     for finding in findings:
-        state = f"{finding.state:8}"
-        if colour and finding.state in _COLOURS:
-            state = f"\x1b[{_COLOURS[finding.state]}m{state}\x1b[0m"
+        state = terminal.coloured(finding.state, f"{finding.state:8}")
         remedy = f"; {finding.remedy}" if finding.remedy else ""
-        sys.stdout.write(f"{state} {finding.check:12} {finding.text}{remedy}\n")
-        sys.stdout.flush()
+        terminal.out(f"{state} {finding.check:12} {terminal.plain(finding.text + remedy)}\n")
         shown.append(finding)
     return shown
 
@@ -142,14 +123,14 @@ def init(
     path = Path.cwd() / files.FILE
     if path.exists() and not force:
         raise UsageError(f"{path} exists; --force replaces it")
-    if not yes and not sys.stdin.isatty():
+    if not yes and not terminal.can_ask():
         raise UsageError("stdin is no terminal, so nothing can be asked; use -y and options (pi05ctl init --help)")
     images = files.image_options(image or [])
     given = files.Given(context, namespace, storage, registry, tag, images, queue)
     known, current = _contexts()
-    answers = files.collect(given, known, current, version("pi05"), _take_default if yes else _ask)
+    answers = files.collect(given, known, current, version("pi05"), _take_default if yes else terminal.ask)
     written = files.write(Path.cwd(), answers, force)
-    sys.stdout.write(f"wrote {written}\nnext:\n{files.next_steps(answers)}")
+    terminal.out(f"wrote {written}\nnext:\n{files.next_steps(answers)}")
 
 
 @app.command()
@@ -161,7 +142,7 @@ def gc(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it and remove nothing.")] = False,
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
-    output: OutputOption = "text",
+    output: OutputOption = Output.text,
     target: TargetOption = None,
 ) -> None:
     """Remove what ended runs have left behind.
@@ -175,7 +156,7 @@ def gc(
     place, cluster = _target(target)
     found = collector.survey(place, cluster, rules)
     for line in found.left:
-        sys.stderr.write(f"stays: {line}\n")
+        terminal.say(f"stays: {line}")
     removed: list[tuple[collector.Leftover, str]] = []
     if dry_run or not found.leftovers:
         removed = [(leftover, "dry run") for leftover in found.leftovers]
@@ -194,7 +175,7 @@ def _contexts() -> tuple[tuple[str, ...], str | None]:
     try:
         found = contexts()
     except TargetError as error:
-        sys.stderr.write(f"no context to choose from: {error}\n")
+        terminal.say(f"no context to choose from: {error}")
         return (), None
     return found.names, found.current
 
@@ -206,28 +187,9 @@ def _take_default(question: str, default: str, check: Callable[[str], None]) -> 
     return default
 
 
-def _ask(question: str, default: str, check: Callable[[str], None]) -> str:
-    """Ask on stderr until the answer can be."""
-    while True:
-        sys.stderr.write(f"{question} [{default}]: " if default else f"{question}: ")
-        sys.stderr.flush()
-        line = sys.stdin.readline()
-        if not line:
-            raise typer.Abort
-        answer = line.strip() or default
-        try:
-            check(answer)
-        except UsageError as error:
-            sys.stderr.write(f"{error}\n")
-        else:
-            return answer
-
-
 def _target(name: str | None) -> "tuple[collector.Target, collector.Cluster | None]":
     """Return a target, and the cluster if it is one."""
-    from pi05ctl.service import Service
-
-    target = Service(_settings(), name).target
+    target = service_of(name).target
     if target.name != "cluster":
         return target, None
     from pi05ctl.cluster.target import ClusterTarget
@@ -240,14 +202,9 @@ def _confirm(lines: list[str], yes: bool) -> None:
     """Ask whether it shall be done; without a terminal only -y says so."""
     if yes:
         return
-    for line in lines:
-        sys.stderr.write(f"would remove: {line}\n")
-    if not sys.stdin.isatty():
+    if not terminal.can_ask():
         raise UsageError("stdin is no terminal, so nobody can be asked; -y removes it, --dry-run shows it")
-    sys.stderr.write(f"remove these {len(lines)}? [y/N] ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise typer.Abort
+    terminal.confirm([f"would remove: {line}" for line in lines], f"remove these {len(lines)}?")
 
 
 def _leftover(one: "collector.Leftover") -> str:
@@ -255,15 +212,16 @@ def _leftover(one: "collector.Leftover") -> str:
 
 
 def _print_removed(
-    removed: "list[tuple[collector.Leftover, str]]", left: tuple[str, ...], dry_run: bool, output: str
+    removed: "list[tuple[collector.Leftover, str]]", left: tuple[str, ...], dry_run: bool, output: Output
 ) -> None:
     """Print what was removed, or would be, and what could not."""
-    if output == "json":
+    if output is Output.json:
         rows = [{**asdict(one), "removed": not why, "why": why} for one, why in removed]
-        sys.stdout.write(json.dumps({"leftovers": rows, "left": left}, indent=1, ensure_ascii=False) + "\n")
+        terminal.out_json({"leftovers": rows, "left": left})
         return
     for one, why in removed:
         word = "would remove" if dry_run else "could not remove" if why else "removed"
-        sys.stdout.write(f"{word}: {_leftover(one)}{f' ({why})' if why and not dry_run else ''}\n")
+        reason = f" ({why})" if why and not dry_run else ""
+        terminal.out(f"{word}: {terminal.plain(_leftover(one) + reason)}\n")
     if not removed:
-        sys.stderr.write("nothing to remove\n")
+        terminal.say("nothing to remove")
