@@ -79,14 +79,14 @@ def test_weights_go_there_and_back(
     assert command(capsys, "weights", "push", "pi05_base", "--from", orbax) == (
         0,
         "",
-        f"{storage.url}/weights/pi05_base is there now, verified: 4 files, 12 B\n",
+        f"pi05ctl: {storage.url}/weights/pi05_base is there now, verified: 4 files, 12 B\n",
     )
     assert not storage.path("weights/pi05_base/train_state").exists()
     assert command(capsys, "weights", "verify", "pi05_base")[0] == 0
     assert command(capsys, "weights", "pull", "pi05_base", "--to", here / "back")[0] == 0
     assert (here / "back/params/d/0a1b").read_bytes() == b"weights"
     code, _, said = command(capsys, "weights", "push", "pi05_base", "--from", here / "back")
-    assert (code, said) == (0, f"{storage.url}/weights/pi05_base is there already, verified: 4 files, 12 B\n")
+    assert (code, said) == (0, f"pi05ctl: {storage.url}/weights/pi05_base is there already, verified: 4 files, 12 B\n")
 
 
 def test_a_folder_of_parameters_alone_is_enough(

@@ -275,7 +275,7 @@ def test_the_command_asks_shows_and_removes(capsys, here):
     assert [row["removed"] for row in rows] == [True]
     assert not work.exists()
     assert cli.run(["gc", "-y"]) == 0
-    assert capsys.readouterr() == ("", "nothing to remove\n")
+    assert capsys.readouterr() == ("", "pi05ctl: nothing to remove\n")
 
 
 def test_leftovers_are_told_in_a_line():
