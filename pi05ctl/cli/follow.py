@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from pi05.errors import TemporaryError
+from pi05ctl.cli import terminal
 from pi05ctl.errors import Unreachable
 from pi05ctl.runs.status import Look, RunStatus
 from pi05ctl.views import tables
@@ -74,7 +75,7 @@ def display(clock: Callable[[], float], stream: TextIO = sys.stderr) -> Generato
         TextColumn("{task.description:8}"),
         TextColumn("{task.fields[state]:9}"),
         BarColumn(bar_width=28),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),  # a reason may have brackets
     )
     with Progress(*columns, console=Console(file=stream)) as progress:
         yield _Bars(progress)
@@ -128,4 +129,4 @@ def describe(status: RunStatus) -> str:
     each = f"{speed} each" if speed and not status.ended else ""
     why = "" if status.state in ("Done", "Pending") else status.why
     parts = (tables.progress(status), tables.metric(status), each, left, why)
-    return "  ".join(part for part in parts if part)
+    return terminal.plain("  ".join(part for part in parts if part))

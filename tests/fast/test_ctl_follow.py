@@ -94,11 +94,14 @@ def test_a_reason_is_said():
     assert lines(RUNNING, failed)[-1].endswith("killed")
 
 
-def test_a_terminal_gets_a_bar_a_stage():
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    """A stream that somebody reads."""
 
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_bar_a_stage():
     stream, clock = Terminal(), Clock()
     waiting = replace(RUNNING, run="eval-pushcube-1", kind="eval", state="Pending", step=None, total=None)
     with follow.display(clock, stream) as show:
@@ -124,3 +127,13 @@ def test_a_cluster_that_does_not_answer_is_asked_again():
     ended = follow.follow(look, clock, clock.sleep, complain=complaints.append) or ()
     assert [one.state for one in ended] == ["Done"]
     assert complaints == ["no route (asked again)"]
+
+
+def test_a_reason_is_shown_as_it_is_written() -> None:
+    why = "pull [/red] of \x1b[2Jimage failed"
+    failed = replace(RUNNING, state="Failed", why=why)
+    assert follow.describe(failed).endswith("pull [/red] of \\x1b[2Jimage failed")
+    stream, clock = Terminal(), Clock()
+    with follow.display(clock, stream) as show:
+        show([failed])
+    assert "[/red]" in stream.getvalue()
