@@ -16,6 +16,7 @@ from urllib.parse import quote
 from pydantic_core import from_json
 
 from pi05ctl.cluster.refusals import Place, explain
+from pi05ctl.runs.facts import CONTAINER
 
 if TYPE_CHECKING:
     from kubernetes.client.api_client import ApiClient
@@ -25,7 +26,6 @@ SELECTOR = "app.kubernetes.io/part-of=pi05"
 _RUNS = f"{SELECTOR},pi05.dev/kind!=probe"
 """All runs. A probe of `pi05ctl doctor` is none; it is found by its own name only."""
 RUN_LABEL = "pi05.dev/run"
-CONTAINER = "pi05"
 """Name of the container that does a job's work."""
 _AT_ONCE = 32
 """Requests under way at a time."""

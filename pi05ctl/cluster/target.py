@@ -22,7 +22,7 @@ from pi05ctl.cluster.api import RUN_LABEL, Kubernetes
 from pi05ctl.cluster.helm import Helm
 from pi05ctl.cluster.podlogs import PodLogs, follow
 from pi05ctl.cluster.values import chart_values
-from pi05ctl.errors import NameTaken, TargetError, UsageError
+from pi05ctl.errors import Forbidden, NameTaken, TargetError, UsageError
 from pi05ctl.runs import inputs, records
 from pi05ctl.runs.facts import ABSENT, Facts, Object, observe
 from pi05ctl.runs.records import Records
@@ -280,28 +280,39 @@ class ClusterTarget:
         )
 
     def _facts(self, job: Object | None, pods: Sequence[Object]) -> Facts:
-        """Return what the cluster says of a run; asks for its events and for Kueue only when pods do not say enough."""
+        """Return what the cluster says of a run; asks for events and for Kueue only when pods do not say enough."""
         if job is None and not pods:
             return ABSENT
         facts = observe(job, pods)
-        if job is None or facts.phase not in ("pending", "queued") or pods:
+        if job is None or (facts.why and pods):
             return facts
         if facts.phase == "queued":
             return observe(job, pods, queue=self._queue(job))
-        return observe(job, pods, self.kubernetes.events([job["metadata"]["name"]]))
+        if facts.phase == "starting":  # one pod stands for all: a request a run
+            return observe(job, pods, self.kubernetes.events([pods[-1]["metadata"]["name"]]))
+        if facts.phase == "pending":
+            return observe(job, pods, self.kubernetes.events([job["metadata"]["name"]]))
+        return facts
 
     def _queue(self, job: Object) -> str:
-        """Return what Kueue says of a Job that it holds back; empty when there is no Kueue."""
-        group = self.kubernetes.find("/apis/kueue.x-k8s.io")
-        if group is None:
+        """Return what Kueue says of a Job that it holds back; empty without Kueue, or where we may not read that."""
+        try:
+            workloads = self._workloads(str(job["metadata"]["uid"]))
+        except Forbidden:
             return ""
-        version = group["preferredVersion"]["groupVersion"]
-        path = f"/apis/{version}/namespaces/{self.cluster.namespace}/workloads"
-        found = self.kubernetes.find(path, labelSelector=f"kueue.x-k8s.io/job-uid={job['metadata']['uid']}")
-        items: list[Object] = (found or {}).get("items", [])
-        conditions: list[Object] = [c for item in items for c in item.get("status", {}).get("conditions", [])]
+        conditions: list[Object] = [c for item in workloads for c in item.get("status", {}).get("conditions", [])]
         held = [c["message"] for c in conditions if c["type"] == "QuotaReserved" and c["status"] == "False"]
         return f"Kueue: {held[-1]}" if held else ""
+
+    def _workloads(self, job: str) -> list[Object]:
+        """Return what Kueue has made of a Job, which has this uid."""
+        group = self.kubernetes.find("/apis/kueue.x-k8s.io")
+        if group is None:
+            return []
+        version = group["preferredVersion"]["groupVersion"]
+        path = f"/apis/{version}/namespaces/{self.cluster.namespace}/workloads"
+        found = self.kubernetes.find(path, labelSelector=f"kueue.x-k8s.io/job-uid={job}")
+        return list((found or {}).get("items", []))
 
     def _printed(self, facts: Mapping[str, Facts], tail: int) -> dict[str, list[list[Event]]]:
         """Return the latest events in the log of each pod that prints something now; the logs are read in parallel."""

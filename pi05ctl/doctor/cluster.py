@@ -23,13 +23,14 @@ OLDEST_KUBERNETES, OLDEST_HELM = (1, 31), (3, 13)
 RIGHTS: tuple[tuple[str, str, str], ...] = tuple(
     (verb, group, resource)
     for group, resource, verbs in (
-        ("batch", "jobs", "get list create delete"),
-        ("", "pods", "list delete"),
-        ("", "pods/log", "get"),
-        ("", "events", "list"),
-        ("", "configmaps", "get list create delete"),
-        ("", "services", "get create delete"),
+        ("batch", "jobs", "get list watch create patch delete"),
+        ("", "configmaps", "get list create patch delete"),
+        ("", "services", "get list create patch delete"),
         ("", "secrets", "get list create update delete"),  # Helm's records
+        ("", "pods", "get list watch delete"),
+        ("", "pods/log", "get"),
+        ("", "events", "get list watch"),
+        ("kueue.x-k8s.io", "workloads", "get list"),
     )
     for verb in verbs.split()
 )

@@ -11,7 +11,7 @@ preemption and eviction all end so), so a pod's end is explained by the first ro
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -30,8 +30,11 @@ _DISRUPTIONS = {
     "DeletionByPodGC": "its node is gone",
     "TerminationByKubelet": "Evicted by its node",
 }
+CONTAINER = "pi05"
+"""The container of our pods that works; an injected sidecar may come before it."""
 _NO_IMAGE = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
 _BROKEN = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+_NOT_MADE = frozenset({"FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"})
 _TIMES = ("", "once", "twice")
 
 
@@ -87,12 +90,14 @@ def observe(job: Object | None, pods: Sequence[Object], events: Sequence[Object]
     Args:
         job: The Job; None when there is none.
         pods: The run's pods, ended ones too.
-        events: Kubernetes events about them; only needed while no pod runs.
+        events: Kubernetes events about them, the oldest first; only needed while no pod runs.
         queue: What Kueue says of a Job that it holds back.
     """
-    seen = sorted((_pod(pod) for pod in pods), key=lambda pod: pod.created)
+    seen = sorted((_pod(pod, events) for pod in pods), key=lambda pod: pod.created)
     ended = [pod for pod in seen if pod.phase in ("failed", "complete")]
     phase, why, remedy = _phase(job, seen, events, queue)
+    if job is not None and phase == "failed":
+        ended = _fatal(job, seen) or ended
     return Facts(
         phase=phase,
         why=why,
@@ -138,16 +143,35 @@ def _of_pods(live: Sequence[_Pod]) -> tuple[Phase, str, str]:
 
 def _failed(job: Object, condition: Object, pods: Sequence[_Pod]) -> tuple[Phase, str, str]:
     """Return why a Job failed: what its last pod died of, or what Kubernetes says of the Job."""
-    dead = [pod for pod in pods if pod.phase == "failed"]
+    dead = _fatal(job, pods)
     reason, message = condition.get("reason", ""), condition.get("message", "")
     indexes = job.get("status", {}).get("failedIndexes", "")
     which = f"shard {indexes}: " if indexes else ""
     if reason == "DeadlineExceeded":
-        return "failed", f"DeadlineExceeded: {message}", "raise [cluster] deadline in pi05.toml"
+        kind = job["metadata"].get("labels", {}).get("pi05.dev/kind", "KIND")
+        return (
+            "failed",
+            f"DeadlineExceeded: {message}",
+            f"raise [cluster.{kind}] deadline_seconds in pi05.toml and resume",
+        )
     if not dead:
         return "failed", f"{which}{reason}: {message}", ""
     tries = f" ({reason})" if reason in ("BackoffLimitExceeded", "MaxFailedIndexesExceeded") else ""
     return "failed", f"{which}{dead[-1].why}{tries}", dead[-1].remedy
+
+
+def _fatal(job: Object, pods: Sequence[_Pod]) -> list[_Pod]:
+    """Return the failed pods that a failed Job is to be explained by: with shards, those of the shards that failed."""
+    dead = [pod for pod in pods if pod.phase == "failed"]
+    failed = set(_numbers(job.get("status", {}).get("failedIndexes", "")))
+    return [pod for pod in dead if not failed or int(pod.shard) in failed]
+
+
+def _numbers(indexes: str) -> Iterator[int]:
+    """Yield the numbers of `1,3-5`, as Kubernetes writes indexes."""
+    for span in filter(None, indexes.split(",")):
+        first, _, last = span.partition("-")
+        yield from range(int(first), int(last or first) + 1)
 
 
 def _no_pod(events: Sequence[Object]) -> tuple[str, str]:
@@ -161,12 +185,13 @@ def _no_pod(events: Sequence[Object]) -> tuple[str, str]:
     return f"FailedCreate: {message}", "pi05ctl doctor names what is missing"
 
 
-def _pod(pod: Object) -> _Pod:
-    """Return what a pod says of itself."""
+def _pod(pod: Object, events: Sequence[Object]) -> _Pod:
+    """Return what a pod says of itself, and events of it."""
     meta: Object = pod["metadata"]
-    containers: list[Object] = pod.get("status", {}).get("containerStatuses") or [{}]
-    state: Object = containers[0].get("state", {})
+    state: Object = _own(pod.get("status", {}).get("containerStatuses")).get("state", {})
     phase, why, remedy = _pod_phase(pod, state)
+    if phase == "starting":
+        phase, why, remedy = _being_made(meta["name"], events)
     ended: Object = state.get("terminated") or {}
     running: Object = state.get("running") or ended
     return _Pod(
@@ -180,6 +205,23 @@ def _pod(pod: Object) -> _Pod:
         exit_code=ended.get("exitCode"),
         event=_last_words(ended),
     )
+
+
+def _own(containers: Iterable[Object] | None) -> Object:
+    """Return the container that works, or its status; nothing before there is one."""
+    empty: Object = {}
+    return next((one for one in containers or () if one.get("name") == CONTAINER), empty)
+
+
+def _being_made(pod: str, events: Sequence[Object]) -> tuple[Phase, str, str]:
+    """Return what a pod waits for that has a node and no running container, which events alone tell."""
+    own = [event for event in events if event.get("involvedObject", {}).get("name") == pod]
+    last: Object = own[-1] if own else {}
+    if last.get("reason") in _NOT_MADE:
+        return "pending", _said(last["reason"], last), "kubectl describe pod shows more"
+    if last.get("reason") == "Pulling":
+        return "starting", "its image is being pulled", ""
+    return "starting", "", ""
 
 
 def _pod_phase(pod: Object, state: Object) -> tuple[Phase, str, str]:
@@ -288,8 +330,8 @@ def _said(reason: str, where: Object) -> str:
 
 
 def _memory_limit(pod: Object) -> str:
-    containers: list[Object] = pod.get("spec", {}).get("containers") or [{}]
-    return str(containers[0].get("resources", {}).get("limits", {}).get("memory", "its memory limit"))
+    limits = _own(pod.get("spec", {}).get("containers")).get("resources", {}).get("limits", {})
+    return str(limits.get("memory", "its memory limit"))
 
 
 def _seconds(text: str | None) -> float | None:

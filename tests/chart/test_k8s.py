@@ -2,6 +2,7 @@
 
 import pytest
 
+from pi05ctl.doctor.cluster import RIGHTS
 from tests.chart import kustomize
 from tests.chart.kustomize import FOLDERS, build
 from tests.chart.profiles import PROFILES, manifests
@@ -56,6 +57,16 @@ def rights(*roles: str) -> set[tuple[str, str, str]]:
 
 
 LOOK = {"get", "list", "watch"}
+
+
+def test_doctor_asks_for_every_right_of_the_role():
+    assert {(group, resource, verb) for verb, group, resource in RIGHTS} == rights("pi05-runs")
+
+
+def test_a_pipelines_pod_has_the_role_of_people_who_submit():
+    bound = of_kind("base", "RoleBinding")["pi05-controller"]
+    assert bound["roleRef"]["name"] == "pi05-runs"
+    assert [subject["name"] for subject in bound["subjects"]] == ["pi05-controller"]
 
 
 def test_nobody_gets_more_than_the_work_needs():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pi05ctl.doctor.cluster import RIGHTS
 from pi05ctl.doctor.pods import KINDS
 from tests.cluster import runs
 from tests.cluster.conftest import Site, until, user
@@ -134,7 +135,7 @@ def test_no_rights(site, cluster):
     stranger = replace(site, cluster=user(cluster, "stranger", "strangers"))
     code, findings = doctor(stranger)
     assert (code, missing(findings)) == (3, {"rights"})
-    assert "20 of 20 rights" in findings["rights"]["text"]
+    assert f"{len(RIGHTS)} of {len(RIGHTS)} rights" in findings["rights"]["text"]
     assert findings["namespace"]["state"] == findings["quota"]["state"] == "skipped"
     assert {findings[name]["state"] for name in PODS} == {"blocked"}
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from pi05ctl.doctor.cluster import RIGHTS
 from tests.cluster import runs
 from tests.cluster.conftest import user
 from tests.cluster.runs import small, status, submit, until_step
@@ -64,3 +65,11 @@ def test_pods_of_jobs_can_do_nothing(site):
     account = f"system:serviceaccount:{site.namespace}:pi05-job"
     for verb, what in (("get", "pods"), ("list", "secrets"), ("create", "jobs"), ("get", "configmaps")):
         assert site.kubectl("auth", "can-i", verb, what, "--as", account, check=False).strip() == "no"
+
+
+@pytest.mark.parametrize(("verb", "group", "resource"), RIGHTS, ids=" ".join)
+def test_a_pipelines_pod_may_do_what_pi05ctl_does_in_it(site, verb, group, resource):
+    account = f"system:serviceaccount:{site.namespace}:pi05-controller"
+    name, _, part = resource.partition("/")
+    words = (verb, f"{name}.{group}" if group else name, *([f"--subresource={part}"] if part else []))
+    assert site.kubectl("auth", "can-i", *words, "--as", account, check=False).strip().endswith("yes")

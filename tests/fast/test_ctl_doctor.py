@@ -58,7 +58,7 @@ class Answers:
         return self.objects.get(path)
 
     def allowed(self, verb, group, resource, subresource=""):
-        assert group == ("batch" if resource == "jobs" else "")
+        assert group == {"jobs": "batch", "workloads": "kueue.x-k8s.io"}.get(resource, "")
         return (verb, resource + (f"/{subresource}" if subresource else "")) not in self.denied
 
 
@@ -175,7 +175,7 @@ def test_missing_rights_are_one_line(site):
     denied = {("create", "jobs"), ("get", "jobs"), ("get", "pods/log"), ("update", "secrets")}
     finding = found(replace(site, api=Answers(HEALTHY, denied)), "rights")
     assert finding.state == "missing"
-    assert finding.text == f"4 of {len(RIGHTS)} rights in pi05: get create jobs; get pods/log; update secrets"
+    assert finding.text == f"4 of {len(RIGHTS)} rights in pi05: get create jobs; update secrets; get pods/log"
 
 
 def test_the_rights_that_are_needed_are_those_that_k8s_gives():
@@ -368,7 +368,11 @@ def a_pod(state: dict, phase: str = "Pending", conditions: tuple = ()) -> dict:
     return {
         "pod": {
             "metadata": {"name": "p", "creationTimestamp": "2026-11-24T10:00:00Z", "labels": labels},
-            "status": {"phase": phase, "containerStatuses": [{"state": state}], "conditions": list(conditions)},
+            "status": {
+                "phase": phase,
+                "containerStatuses": [{"name": "pi05", "state": state}],
+                "conditions": list(conditions),
+            },
         }
     }
 

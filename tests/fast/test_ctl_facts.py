@@ -37,10 +37,10 @@ def pod(
     limits = {"limits": {"memory": "256Gi"}}
     return {
         "metadata": meta | (metadata or {}),
-        "spec": {"containers": [{"resources": limits}]},
+        "spec": {"containers": [{"name": "istio-proxy"}, {"name": "pi05", "resources": limits}]},
         "status": {
             "phase": phase,
-            "containerStatuses": [{"name": "pi05", "state": state}],
+            "containerStatuses": [{"name": "istio-proxy", "state": RUNNING}, {"name": "pi05", "state": state}],
             "conditions": list(conditions),
             **status,
         },
@@ -137,6 +137,16 @@ CASES = {
         "failed",
         "shard 2: the loss is not finite",
     ),
+    "a shard that failed is not explained by one that was tried again": (
+        job(condition("Failed", "FailedIndexes"), failedIndexes="1,3-5"),
+        [
+            pod("Failed", ended(65, message=WORDS.line()), index=4),
+            pod("Failed", ended(137, "OOMKilled"), index=0, after=5),
+            pod("Succeeded", ended(0), index=0, after=9),
+        ],
+        "failed",
+        "shard 1,3-5: the loss is not finite",
+    ),
     "took too long": (
         failed("DeadlineExceeded", "Job was active longer than specified deadline"),
         [],
@@ -160,6 +170,37 @@ def test_a_quota_is_told_in_kubernetes_own_words():
     event = {"reason": "FailedCreate", "message": message, "lastTimestamp": START}
     facts = observe(job(), [], [event])
     assert (facts.phase, facts.why) == ("pending", "quota: gpus, requested: nvidia.com/gpu=8, limited: 8")
+
+
+def test_the_exit_code_is_that_of_the_shard_that_failed():
+    pods = [pod("Failed", ended(65), index=2), pod("Succeeded", ended(0), index=1, after=5)]
+    assert observe(job(condition("Failed", "FailedIndexes"), failedIndexes="2"), pods).exit_code == 65
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "phase", "why"),
+    [
+        ("FailedMount", 'secret "x" not found', "pending", 'FailedMount: secret "x" not found'),
+        ("FailedCreatePodSandBox", "no network", "pending", "FailedCreatePodSandBox: no network"),
+        ("Pulling", 'Pulling image "train"', "starting", "its image is being pulled"),
+        ("Pulled", "Successfully pulled", "starting", ""),
+    ],
+)
+def test_what_a_starting_pod_waits_for_is_told_by_its_events(reason: str, message: str, phase: str, why: str):
+    waits = pod("Pending", {"waiting": {"reason": "ContainerCreating"}})
+    about = {"involvedObject": {"name": waits["metadata"]["name"]}}
+    others = {"involvedObject": {"name": "another"}, "reason": "FailedMount", "message": "not ours"}
+    facts = observe(
+        job(active=1),
+        [waits],
+        [{"reason": "Scheduled", **about}, {**about, "reason": reason, "message": message}, others],
+    )
+    assert (facts.phase, facts.why) == (phase, why)
+
+
+def test_the_remedy_of_a_deadline_is_a_key_that_exists():
+    late = job(condition("Failed", "DeadlineExceeded", "too long"), metadata={"labels": {"pi05.dev/kind": "train"}})
+    assert observe(late, []).remedy == "raise [cluster.train] deadline_seconds in pi05.toml and resume"
 
 
 def test_kueues_own_words_are_told():

@@ -9,6 +9,7 @@ from pi05.errors import Unreachable
 from pi05.events import Event
 from pi05.storage import FileStorage, RunPaths
 from pi05ctl.cluster.target import ClusterTarget
+from pi05ctl.errors import Forbidden
 from pi05ctl.runs.records import Record
 from pi05ctl.runs.status import RunStatus, fold
 from pi05ctl.spec.changes import Change
@@ -27,6 +28,18 @@ class Kubernetes:
         self.objects: list[dict] = []
         self.all_pods: list[dict] = []
         self.printed: dict[str, list[str]] = {}
+        self.told: list[dict] = []
+        self.refused: list[str] = []
+
+    def find(self, path: str, **_: str) -> dict | None:
+        """Return that there is Kueue, and refuse to say what it does."""
+        if path == "/apis/kueue.x-k8s.io":
+            return {"preferredVersion": {"groupVersion": "kueue.x-k8s.io/v1beta1"}}
+        self.refused.append(path)
+        raise Forbidden("workloads is forbidden")
+
+    def events(self, names: Iterable[str]) -> list[dict]:
+        return [{"involvedObject": {"name": name}, **event} for name in names for event in self.told]
 
     def add(self, run: str, own_job: dict, *pods: dict) -> None:
         for number, one in enumerate((own_job, *pods)):
@@ -127,6 +140,22 @@ def test_a_training_that_was_done_and_goes_on_is_read_again(kubernetes, storage)
     assert (now.state, now.step, now.total) == ("Running", 60, 90)
     (changed,) = now.changed
     assert changed.endswith("train.steps=90 instead of 50")
+
+
+def test_a_queue_that_may_not_be_read_hides_nothing_else(kubernetes, storage):
+    put(storage, TRAIN)
+    kubernetes.add(TRAIN, job(spec={"suspend": True}))
+    now = table(storage)[TRAIN]
+    assert (now.state, now.why) == ("Queued", "its Job is suspended")
+    assert kubernetes.refused
+
+
+def test_a_pod_that_is_being_made_is_explained_by_its_events(kubernetes, storage):
+    put(storage, TRAIN)
+    kubernetes.add(TRAIN, job(), pod("Pending", {"waiting": {"reason": "ContainerCreating"}}))
+    kubernetes.told = [{"reason": "FailedMount", "message": "no such secret"}]
+    now = table(storage)[TRAIN]
+    assert (now.state, now.why) == ("Pending", "FailedMount: no such secret")
 
 
 def test_a_pod_that_prints_other_things_is_known_by_what_it_wrote(kubernetes, storage):
