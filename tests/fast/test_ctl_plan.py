@@ -273,6 +273,12 @@ def test_it_shows_needs_bounds_time_and_money_and_how_to_start(capsys):
     assert "pi05ctl submit train stackcube --target cluster --preset full" in out
 
 
+def test_a_pipeline_has_the_plan_of_its_training(capsys):
+    _, train, _ = command(capsys, "plan train stackcube --chip h100 --quick")
+    _, pipeline, _ = command(capsys, "plan pipeline stackcube --chip h100 --quick")
+    assert pipeline == train.replace("submit train", "submit pipeline")
+
+
 def test_machines_read_the_same_in_json(capsys):
     code, out, _ = command(capsys, "plan train stackcube --chip h100 --gpus 8 --price 2 --quick --json")
     told = json.loads(out)["plan"]
