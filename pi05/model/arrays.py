@@ -20,7 +20,7 @@ _IN_FLIGHT = 6
 """GB that are written, or read, at a time: more than the largest array of the full preset, 4.8."""
 _PIECE = 2**26
 """Bytes of one piece of an array in its file: what a reader on other devices decodes, and one core checks."""
-_FILE = 2**28
+_FILE = 2**27
 """Bytes of a file: files are brought to a bucket side by side, and each is whole there or sent again."""
 _SHARED = 2**22
 """Bytes of a part from which on devices that hold the same array write a part of it each."""
