@@ -200,8 +200,7 @@ def chip_of(cluster: Cluster) -> str | None:
 def digest(job: TrainJob, machine: Machine) -> str:
     """Return 64 hex digits over all that makes a plan: the job less its names, GPUs, this source and its packages."""
     told = job.model_dump(mode="json", exclude={"run", "storage", "dataset", "others"})
-    tasks = [share.task for share in job.shares]
-    content = hashlib.sha256(json.dumps([told, tasks, repr(machine)], sort_keys=True).encode())
+    content = hashlib.sha256(json.dumps([told, repr(machine)], sort_keys=True).encode())
     for path in (*sorted(SOURCE.rglob("*.py")), *SOURCE.parent.glob(_PACKAGES)):
         content.update(path.relative_to(SOURCE.parent).as_posix().encode() + path.read_bytes())
     return content.hexdigest()

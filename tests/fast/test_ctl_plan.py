@@ -120,8 +120,9 @@ def test_what_does_not_divide_is_refused_before_anything_is_compiled(tmp_path, s
     assert compiler.calls == []
 
 
-def test_the_fastest_setting_that_fits_is_proposed(tmp_path, said):
-    told = job(*NEVER)
+@pytest.mark.parametrize("too_large", [NEVER, ("train.batch_size=352", "compute.layers=looped")])
+def test_the_fastest_setting_that_fits_is_proposed(tmp_path, said, too_large):
+    told = job(*too_large)
     advice = Planner(None, tmp_path, said.append).advise(told, EIGHT)
     assert advice.instead is not None
     assert advice.instead.fits
