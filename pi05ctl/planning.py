@@ -28,6 +28,12 @@ from pi05ctl.spec import RunSpec, parse_assignment, resolve
 _SHARDS = "train.fsdp_devices"
 _PACKAGES = "requirements/train.txt"
 """With which JAX is what compiles, here and in the image."""
+_NAMES = ("run", "storage", "dataset", "others")
+_NO_PART = (
+    *("steps", "seed", "optimizer", "weights", "number_embedding", "number_frequencies", "patience", "profile"),
+    *("log_every", "save_every", "save_state_every", "keep_every", "held_out", "held_out_every"),
+)
+"""What a step needs and costs the same with."""
 _LABELS = {
     "cloud.google.com/gke-accelerator": {
         "nvidia-a100-80gb": "a100-80",
@@ -119,9 +125,10 @@ class Planner:
     def known(self, job: TrainJob, machine: Machine) -> Plan | None:
         """Return the plan that was compiled before and is kept, if there is one."""
         try:
-            return Plan.model_validate_json(self._path(job, machine).read_bytes())
+            plan = Plan.model_validate_json(self._path(job, machine).read_bytes())
         except (OSError, ValidationError):
             return None
+        return plan.model_copy(update={"steps": job.train.steps})
 
     def _keep(self, job: TrainJob, machine: Machine, plan: Plan) -> None:
         path = self._path(job, machine)
@@ -199,7 +206,7 @@ def chip_of(cluster: Cluster) -> str | None:
 
 def digest(job: TrainJob, machine: Machine) -> str:
     """Return 64 hex digits over all that makes a plan: the job less its names, GPUs, this source and its packages."""
-    told = job.model_dump(mode="json", exclude={"run", "storage", "dataset", "others"})
+    told = job.model_dump(mode="json", exclude={**dict.fromkeys(_NAMES, True), "train": set(_NO_PART)})
     content = hashlib.sha256(json.dumps([told, repr(machine)], sort_keys=True).encode())
     for path in (*sorted(SOURCE.rglob("*.py")), *SOURCE.parent.glob(_PACKAGES)):
         content.update(path.relative_to(SOURCE.parent).as_posix().encode() + path.read_bytes())

@@ -80,6 +80,14 @@ def test_a_plan_is_compiled_once_and_kept(tmp_path, said):
     assert said == ["compiling for 8 h100, recomputing nothing, layers auto: some minutes"]
 
 
+def test_other_steps_seeds_and_rates_have_the_same_plan(tmp_path, said):
+    compiler = Interpreter(tmp_path, compiled(job()))
+    planner(tmp_path, said, compiler).plan(job(), EIGHT)
+    other = job("train.steps=60000", "train.seed=1", "train.optimizer.peak_lr=1e-4", "train.save_every=500")
+    assert planner(tmp_path, said, compiler).plan(other, EIGHT).steps == 60_000
+    assert len(compiler.calls) == 1
+
+
 def test_another_training_chip_or_task_is_compiled_again(tmp_path, said):
     compiler = Interpreter(tmp_path, compiled(job()))
     planner = Planner(Here(compiler.python, said.append), tmp_path / "kept", said.append)
