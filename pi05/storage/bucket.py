@@ -41,7 +41,8 @@ PATIENCE = 30.0
 """Seconds that one operation is repeated, with growing pauses, before the bucket counts as unreachable."""
 
 _TIMEOUT = (10, 60)
-"""Seconds to connect, and between two bytes of an answer."""
+_TIMEOUT_OF_FILES = (10, 300)
+"""Seconds to connect, and between two bytes of an answer; a service may take long to put a large file together."""
 
 _ANEW = 2
 """How often an upload that arrived damaged is made anew before that is an error."""
@@ -179,9 +180,8 @@ class Bucket:
             large = path.stat().st_size > PART
             blob = self._bucket().blob(name, chunk_size=PART if large else None)
             blob.crc32c = base64.b64encode(bytes.fromhex(crc32c)).decode()
-            blob.upload_from_filename(
-                str(path), content_type="application/octet-stream", checksum="crc32c", **self._again()
-            )
+            again = {**self._again(), "timeout": _TIMEOUT_OF_FILES if large else _TIMEOUT}
+            blob.upload_from_filename(str(path), content_type="application/octet-stream", checksum="crc32c", **again)
             arrived = _hex(blob.crc32c)
         if arrived != crc32c:
             raise TemporaryError(
