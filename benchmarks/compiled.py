@@ -107,8 +107,8 @@ def main() -> None:
 
 def beside_estimates() -> None:
     """Compile the configurations, print their needs and times beside the estimates, and the largest errors as JSON."""
-    print(f"{'':86}{'GB a GPU':>22}{'ms a step':>24}")
-    print(f"{'':86}{'compiled':>9}{'sizes':>7}{'':6}{'compiled':>11}{'sizes':>7}")
+    print(f"{'':86}{'GB a GPU':>16}{'ms a step':>26}")
+    print(f"{'':86}{'compiled':>9}{'sizes':>7}{'':8}{'compiled':>11}{'sizes':>7}")
     errors: list[tuple[float, float]] = []
     for preset, chip, gpus, nodes, settings in CONFIGURATIONS:
         job, machine = job_of(preset, settings), Machine(find(chip), gpus, nodes)
@@ -119,8 +119,8 @@ def beside_estimates() -> None:
         errors.append((abs(bytes_off), abs(time_off)))
         print(
             f"{preset}, {machine.words} {' '.join(settings):<70.70}"[:86].ljust(86)
-            + f"{real.needs.total / 1e9:9.1f}{rough.needs.total / 1e9:7.1f}{bytes_off:+6.1%}"
-            + f"{real.times.step * 1e3:11.1f}{rough.times.step * 1e3:7.1f}{time_off:+6.1%}",
+            + f"{real.needs.total / 1e9:9.1f}{rough.needs.total / 1e9:7.1f}{bytes_off:+8.1%}"
+            + f"{real.times.step * 1e3:11.1f}{rough.times.step * 1e3:7.1f}{time_off:+8.1%}",
             flush=True,
         )
     memory, time_ = (max(column) for column in zip(*errors, strict=True))

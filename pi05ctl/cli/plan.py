@@ -55,10 +55,10 @@ def plan(
     from pi05ctl.planning import forecast
     from pi05ctl.planning.planner import machine_of, training
 
-    if kind not in ("train", "pipeline"):
+    if kind != "train" and kind != "pipeline":
         raise UsageError(f"only a training has a plan, not {kind}: pi05ctl plan train {task}")
     settings = settings_here()
-    run, job = training(settings, task, preset, set_ or (), gpus, nodes)
+    spec, job = training(settings, kind, task, preset, set_ or (), gpus, nodes)
     machine = machine_of(job, settings.cluster, chip, gpus, nodes)
     if price is not None and price < 0:
         raise UsageError(f"--price {price:g} must be at least 0")
@@ -66,7 +66,7 @@ def plan(
     if json_ or output is Output.json:
         terminal.out_json(forecast.data(advice, price))
     else:
-        terminal.out("".join(f"{line}\n" for line in forecast.lines(advice, run, machine, price)))
+        terminal.out("".join(f"{line}\n" for line in forecast.lines(advice, spec, machine, price)))
     if not advice.plan.fits:
         raise DoesNotFit(forecast.verdict(advice))
 

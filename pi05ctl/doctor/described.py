@@ -30,11 +30,6 @@ class InPod:
     def __init__(self, prober: Prober, say: Callable[[str], None]) -> None:
         self._prober, self._say = prober, say
 
-    @property
-    def version(self) -> str:
-        """The image."""
-        return self._prober.cluster.images.train
-
     def plan(self, job: TrainJob, machine: Machine) -> Plan | None:
         """Return what the pod says at its end."""
         prober, name = self._prober, self._prober.name("train")

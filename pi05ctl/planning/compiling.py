@@ -22,11 +22,6 @@ SOURCE = Path(chips.__file__).parent
 class Compiler(Protocol):
     """What compiles steps, here or elsewhere."""
 
-    @property
-    def version(self) -> str:
-        """What a plan depends on beside the job, the GPUs and this source."""
-        ...
-
     def plan(self, job: TrainJob, machine: Machine) -> Plan | None:
         """Return a plan; None, having said why, when it cannot.
 
@@ -46,12 +41,6 @@ class Here:
 
     def __init__(self, python: Path, say: Callable[[str], None]) -> None:
         self._python, self._say = python, say
-
-    @property
-    def version(self) -> str:
-        """The versions of JAX and its plugins."""
-        packages = self._python.parent.parent.glob("lib/python*/site-packages/jax*.dist-info")
-        return " ".join(sorted(package.name for package in packages))
 
     def plan(self, job: TrainJob, machine: Machine) -> Plan | None:
         """Return what the program that compiles says."""

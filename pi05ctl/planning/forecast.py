@@ -6,7 +6,6 @@ from pi05.chips import Chip, Machine
 from pi05.plan.document import Plan
 from pi05ctl.planning.planner import Advice
 from pi05ctl.planning.proposals import Changes
-from pi05ctl.spec.render import Rendered
 from pi05ctl.spec.runspec import RunSpec, format_value
 from pi05ctl.views.tables import duration, text_table
 
@@ -21,23 +20,23 @@ _KINDS = {
 _ESTIMATED = "estimated from sizes, within some 10 % (scripts/_setup cuda makes what can compile)"
 
 
-def lines(advice: Advice, run: Rendered, machine: Machine, price: float | None) -> list[str]:
+def lines(advice: Advice, spec: RunSpec, machine: Machine, price: float | None) -> list[str]:
     """Return what a person wants to know, a line each.
 
     Args:
         advice: What is planned.
-        run: The training.
+        spec: The training, or the pipeline that it is a part of.
         machine: On which GPUs.
         price: Of one GPU and hour, in any currency.
     """
     plan = advice.plan
-    shown = [_heading(plan, run.spec, machine), "", *_needs(plan), "", *_times(plan, machine.chip), ""]
+    shown = [_heading(plan, spec, machine), "", *_needs(plan), "", *_times(plan, machine.chip), ""]
     shown += _speed(plan, price)
     if advice.instead is not None:
         shown += ["", _instead(advice.instead, advice.changes)]
     if plan.fits or advice.instead is not None:
-        overrides = {**run.spec.overrides, **advice.changes}
-        shown.append(f"start it: {run.spec.model_copy(update={'overrides': overrides}).command()}")
+        overrides = {**spec.overrides, **advice.changes}
+        shown.append(f"start it: {spec.model_copy(update={'overrides': overrides}).command()}")
     return shown
 
 

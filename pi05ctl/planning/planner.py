@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -25,6 +26,14 @@ from pi05ctl.spec.runspec import RunSpec, parse_assignment, resolve
 from pi05ctl.spec.settings import Cluster, Settings
 
 _SHARDS = "train.fsdp_devices"
+_PACKAGES = "requirements/train.txt"
+"""With which JAX is what compiles, here and in the image."""
+_NAMES = ("run", "storage", "dataset", "others")
+_NO_PART = (
+    *("steps", "seed", "optimizer", "weights", "number_embedding", "number_frequencies", "patience", "profile"),
+    *("log_every", "save_every", "save_state_every", "keep_every", "held_out", "held_out_every"),
+)
+"""What a step needs and costs the same with."""
 _LABELS = {
     "cloud.google.com/gke-accelerator": {
         "nvidia-a100-80gb": "a100-80",
@@ -116,9 +125,10 @@ class Planner:
     def known(self, job: TrainJob, machine: Machine) -> Plan | None:
         """Return the plan that was compiled before and is kept, if there is one."""
         try:
-            return Plan.model_validate_json(self._path(job, machine).read_bytes())
+            plan = Plan.model_validate_json(self._path(job, machine).read_bytes())
         except (OSError, ValidationError):
             return None
+        return plan.model_copy(update={"steps": job.train.steps})
 
     def _keep(self, job: TrainJob, machine: Machine, plan: Plan) -> None:
         path = self._path(job, machine)
@@ -126,7 +136,7 @@ class Planner:
         path.write_text(plan.model_dump_json() + "\n")
 
     def _path(self, job: TrainJob, machine: Machine) -> Path:
-        return self._folder / f"{digest(job, machine, self._compiler.version if self._compiler else '')}.json"
+        return self._folder / f"{digest(job, machine)}.json"
 
 
 def _advice(plan: Plan, job: TrainJob, machine: Machine, plan_of: Callable[[TrainJob, Machine], Plan]) -> Advice:
@@ -141,18 +151,24 @@ def _advice(plan: Plan, job: TrainJob, machine: Machine, plan_of: Callable[[Trai
 
 
 def training(
-    settings: Settings, task: str, preset: str, assignments: Sequence[str], gpus: int | None, nodes: int | None
-) -> tuple[Rendered, TrainJob]:
-    """Return the training of a task as it would run on so many GPUs: parameters are sharded over those of a node."""
+    settings: Settings,
+    kind: Literal["train", "pipeline"],
+    task: str,
+    preset: str,
+    assignments: Sequence[str],
+    gpus: int | None,
+    nodes: int | None,
+) -> tuple[RunSpec, TrainJob]:
+    """Return what is asked for, and its training as it would run on so many GPUs: those of a node share parameters."""
     overrides = dict(parse_assignment(text) for text in assignments)
-    spec = RunSpec(kind="train", task=task, preset=preset, target="cluster", overrides=overrides)
+    spec = RunSpec(kind=kind, task=task, preset=preset, target="cluster", overrides=overrides)
     train = settings.cluster.train
     wanted = gpus or (train.gpus if (nodes or train.nodes) > 1 else None)
     if _SHARDS not in overrides and wanted and resolve(spec).train.fsdp_devices not in (0, wanted):
         spec = spec.model_copy(update={"overrides": {**overrides, _SHARDS: wanted}})
-    run = render(spec, settings)
-    assert isinstance(run.job, TrainJob)
-    return run, run.job
+    job = render(spec.sibling("train"), settings).job
+    assert isinstance(job, TrainJob)
+    return spec, job
 
 
 def machine_of(job: TrainJob, cluster: Cluster, chip: str | None, gpus: int | None, nodes: int | None) -> Machine:
@@ -188,13 +204,12 @@ def chip_of(cluster: Cluster) -> str | None:
     return next((chips[labels[key]] for key, chips in _LABELS.items() if labels.get(key) in chips), None)
 
 
-def digest(job: TrainJob, machine: Machine, compiler: str) -> str:
-    """Return 64 hex digits over all that makes a plan: the job without its names, GPUs, compiler and this source."""
-    told = job.model_dump(mode="json", exclude={"run", "storage", "dataset", "others"})
-    tasks = [share.task for share in job.shares]
-    content = hashlib.sha256(json.dumps([told, tasks, repr(machine), compiler], sort_keys=True).encode())
-    for path in sorted(SOURCE.rglob("*.py")):
-        content.update(path.relative_to(SOURCE).as_posix().encode() + path.read_bytes())
+def digest(job: TrainJob, machine: Machine) -> str:
+    """Return 64 hex digits over all that makes a plan: the job less its names, GPUs, this source and its packages."""
+    told = job.model_dump(mode="json", exclude={**dict.fromkeys(_NAMES, True), "train": set(_NO_PART)})
+    content = hashlib.sha256(json.dumps([told, repr(machine)], sort_keys=True).encode())
+    for path in (*sorted(SOURCE.rglob("*.py")), *SOURCE.parent.glob(_PACKAGES)):
+        content.update(path.relative_to(SOURCE.parent).as_posix().encode() + path.read_bytes())
     return content.hexdigest()
 
 

@@ -81,6 +81,14 @@ def test_a_plan_is_compiled_once_and_kept(tmp_path, said):
     assert said == ["compiling for 8 h100, recomputing nothing, layers auto: some minutes"]
 
 
+def test_other_steps_seeds_and_rates_have_the_same_plan(tmp_path, said):
+    compiler = Interpreter(tmp_path, compiled(job()))
+    planner(tmp_path, said, compiler).plan(job(), EIGHT)
+    other = job("train.steps=60000", "train.seed=1", "train.optimizer.peak_lr=1e-4", "train.save_every=500")
+    assert planner(tmp_path, said, compiler).plan(other, EIGHT).steps == 60_000
+    assert len(compiler.calls) == 1
+
+
 def test_another_training_chip_or_task_is_compiled_again(tmp_path, said):
     compiler = Interpreter(tmp_path, compiled(job()))
     planner = Planner(Here(compiler.python, said.append), tmp_path / "kept", said.append)
@@ -121,8 +129,9 @@ def test_what_does_not_divide_is_refused_before_anything_is_compiled(tmp_path, s
     assert compiler.calls == []
 
 
-def test_the_fastest_setting_that_fits_is_proposed(tmp_path, said):
-    told = job(*NEVER)
+@pytest.mark.parametrize("too_large", [NEVER, ("train.batch_size=352", "compute.layers=looped")])
+def test_the_fastest_setting_that_fits_is_proposed(tmp_path, said, too_large):
+    told = job(*too_large)
     advice = Planner(None, tmp_path, said.append).advise(told, EIGHT)
     assert advice.instead is not None
     assert advice.instead.fits
@@ -272,6 +281,12 @@ def test_it_shows_needs_bounds_time_and_money_and_how_to_start(capsys):
         assert part in out
     assert f"{2 * plan.gpu_hours:,.2f}" in out
     assert "pi05ctl submit train stackcube --target cluster --preset full" in out
+
+
+def test_a_pipeline_has_the_plan_of_its_training(capsys):
+    _, train, _ = command(capsys, "plan train stackcube --chip h100 --quick")
+    _, pipeline, _ = command(capsys, "plan pipeline stackcube --chip h100 --quick")
+    assert pipeline == train.replace("submit train", "submit pipeline")
 
 
 def test_machines_read_the_same_in_json(capsys):
