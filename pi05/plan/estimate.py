@@ -227,7 +227,7 @@ def _temporary(given: _Given) -> float:
     A loop has the stacks of all gradients from its beginning. Unrolled, there are few when most is kept and gathered.
     """
     parts_of_batch = given.job.compute.microbatches
-    samples = given.samples * (2 if parts_of_batch == 2 else 1)  # two are no loop, and run side by side
+    samples = given.samples
     kept = 0.0
     for stack in given.stacks:
         what = stack.recompute if given.program.in_turn else "nothing"

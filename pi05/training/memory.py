@@ -14,8 +14,11 @@ from pi05.config import ComputeConfig, EvalJob, TrainJob
 from pi05.errors import ConfigError
 
 _EXHAUSTED = "RESOURCE_EXHAUSTED"
-_MORE = {"nothing": "cheap", "cheap": "layers"}
-"""What is computed again when more should be, by what is computed again now."""
+_MORE = {
+    "nothing": "compute.recompute=cheap",
+    "cheap": "compute.recompute=layers with compute.layers=looped",  # unrolled, many layers are computed again at once
+}
+"""How more is computed again, by what is computed again now."""
 
 
 def in_use(devices: Sequence[Any]) -> dict[str, float]:
@@ -69,6 +72,6 @@ def _ways(compute: ComputeConfig, batch: int, devices: int) -> list[str]:
     more = _MORE.get(compute.recompute)
     parts = 2 * compute.microbatches
     return [
-        *([f"compute.recompute={more}"] if more else []),
+        *([more] if more else []),
         *([f"compute.microbatches={parts}"] if batch % (parts * devices) == 0 else []),
     ]

@@ -57,7 +57,7 @@ def _ways(job: TrainJob, machine: Machine) -> Iterator[Changes]:
     compute, train = job.compute, job.train
     recompute = _RECOMPUTE[_RECOMPUTE.index(compute.recompute) :]
     layers = [compute.layers] if compute.layers == "looped" else [compute.layers, "looped"]
-    parts = [compute.microbatches, *(count for count in (4, 8, 16) if count > compute.microbatches)]
+    parts = [compute.microbatches, *(count for count in (2, 4, 8, 16) if count > compute.microbatches)]
     shards = [train.fsdp_devices] if train.fsdp_devices in (0, machine.gpus) else [train.fsdp_devices, machine.gpus]
     for again, unrolled, count, over in itertools.product(recompute, layers, parts, shards):
         wanted: dict[str, tuple[str | int, str | int]] = {

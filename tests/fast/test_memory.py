@@ -47,7 +47,8 @@ def test_it_names_what_there_is_and_what_needs_less() -> None:
         "the memory of 8 devices does not suffice for train.batch_size=64, compute.recompute=cheap, "
         "compute.microbatches=1. "
     )
-    assert "Use compute.recompute=layers, or compute.microbatches=2, or a lower train.batch_size in a new run" in text
+    ways = "compute.recompute=layers with compute.layers=looped, or compute.microbatches=2"
+    assert f"Use {ways}, or a lower train.batch_size in a new run" in text
     assert "pi05ctl resume train-stackcube-000000 --set" in text
 
 

@@ -94,6 +94,17 @@ def test_microbatches_give_the_numbers_of_the_whole_batch(tmp_path: Path, device
         np.testing.assert_allclose(parts.metric(name), whole.metric(name), rtol=1e-4, err_msg=name)
 
 
+def test_two_microbatches_are_not_in_memory_together() -> None:
+    def temporary(parts: int) -> int:
+        large = TRAIN.model_copy(update={"batch_size": 1024})
+        training = make_training(large, 1, compute=ComputeConfig(microbatches=parts))
+        job = training.job
+        program = make_step(training.mesh, job.model, job.train, job.compute).lower(*abstract(training)).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    assert temporary(2) < 0.7 * temporary(1)
+
+
 def test_microbatches_that_do_not_divide_are_refused_with_a_near_one() -> None:
     training = make_training(SHORT, 2, compute=ComputeConfig(microbatches=3))
     with pytest.raises(ConfigError, match=r"3 microbatches on 2 devices; use compute\.microbatches=4"):
