@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,7 @@ def saved(folder: Path, url: str) -> str:
     random = np.random.default_rng(0)
     with _assembled(training(url, "lora")) as (run, around):
         state = loop.start(run, around)
-        moments = jax.tree.map(lambda one: jax.device_put(_drawn(random, one), one.sharding), state.opt_state)
-        state = replace(state, opt_state=moments)
+        state = replace(state, opt_state=jax.tree.map(partial(_drawn, random), state.opt_state))
         (folder / WRITTEN).write_text(json.dumps(_digests(state)))
         with around.storage.stage(around.paths.checkpoint(1)) as staged:
             checkpoint.write(staged, checkpoint.of(state, run.loader.recipe, run.meta(1)))
@@ -155,8 +155,15 @@ def _assembled(told: TrainJob) -> Iterator[tuple[Any, Any]]:
 
 
 def _drawn(random: Any, array: Any) -> Any:
-    """Return random numbers of the array's kind; counts are left as they are."""
-    return random.standard_normal(array.shape).astype(array.dtype) if array.ndim else array
+    """Return random numbers in the place of an array, which is given up; counts are left as they are."""
+    import jax
+    import numpy as np
+
+    if not array.ndim:
+        return array
+    shape, place = array.shape, array.sharding
+    array.delete()
+    return jax.device_put(random.standard_normal(shape, np.float32), place)
 
 
 def _bytes(arrays: Any) -> int:

@@ -148,7 +148,8 @@ def test_some_rights(site, cluster):
     site.kubectl("create", "rolebinding", "half", "--role=half", "--group=lookers")
     code, findings = here(replace(site, cluster=user(cluster, "looker", "lookers")))
     assert (code, missing(findings)) == (3, {"rights"})
-    assert "create delete jobs; delete pods; get pods/log;" in findings["rights"]["text"]
+    assert "watch create patch delete jobs;" in findings["rights"]["text"]
+    assert "watch delete pods; get pods/log;" in findings["rights"]["text"]
     assert findings["namespace"]["state"] == findings["accounts"]["state"] == "ok"
 
 
