@@ -7,6 +7,7 @@ This package knows bytes and names, nothing of what is inside them.
     names      RunPaths: what lies where; keys that stay inside
     artefact   manifests and checksums
     interface  Storage, Lease: what both kinds can do
+    local      folders of this user on this machine
     files      FileStorage, file://: a folder of this machine
     gcs        GcsStorage, gs://: a bucket, made of
                bucket (the library and its errors), transfer (folders in parallel) and lease (who may write)

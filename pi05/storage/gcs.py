@@ -21,7 +21,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pi05.errors import ConfigError, DataError
-from pi05.storage import artefact, lease, transfer
+from pi05.storage import artefact, lease, local, transfer
 from pi05.storage.artefact import MANIFEST, Entry, disk_errors
 from pi05.storage.bucket import WORKERS, Bucket, Conflict, Missing, Object
 from pi05.storage.interface import Lease, Storage
@@ -42,7 +42,10 @@ class GcsStorage(Storage):
     def __init__(self, url: str, patience: float | None = None) -> None:
         parts = urlsplit(url)
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", parts.netloc) or parts.query or parts.fragment:
-            raise ConfigError(f"storage {url!r} is not supported; use gs://bucket or gs://bucket/folder")
+            raise ConfigError(
+                f"storage {url!r} is not supported; use gs://bucket or gs://bucket/folder, where bucket has 3 or more "
+                "of a-z, 0-9, '.', '_' and '-'"
+            )
         folder = parts.path.strip("/")
         self.url = f"gs://{parts.netloc}/{folder}".rstrip("/")
         self._prefix = f"{check_key(folder)}/" if folder else ""
@@ -112,7 +115,7 @@ class GcsStorage(Storage):
     def stage(self, key: str) -> Generator[Path]:
         self._refuse_existing(key)
         with disk_errors(f"writing {key}"):
-            folder = Path(tempfile.mkdtemp(dir=_made(_local()), prefix="stage-"))
+            folder = Path(tempfile.mkdtemp(dir=_made(local.scratch()), prefix="stage-"))
             try:
                 yield folder
                 self.publish(folder, key)
@@ -239,7 +242,7 @@ class GcsStorage(Storage):
 
     def _cached(self, one: Object) -> bytes | None:
         """Return an object's content, from this machine when it has that generation; None when it is gone."""
-        path = _user_cache() / hashlib.sha256(f"{self._bucket.name}/{one.name}".encode()).hexdigest()[:32]
+        path = local.cache() / "objects" / hashlib.sha256(f"{self._bucket.name}/{one.name}".encode()).hexdigest()[:32]
         head = f"{one.generation} {one.crc32c}\n".encode()
         with contextlib.suppress(OSError):
             if (content := path.read_bytes()).startswith(head):
@@ -253,7 +256,7 @@ class GcsStorage(Storage):
         return content
 
     def _cache(self, name: str) -> Path:
-        return _local() / self._bucket.name / f"{self._prefix}{name}"
+        return local.scratch() / self._bucket.name / f"{self._prefix}{name}"
 
     def _fetch(self, key: str, files: dict[str, Entry], folder: Path) -> None:
         """Download an artefact beside its place and move it there when every checksum agrees."""
@@ -265,19 +268,9 @@ class GcsStorage(Storage):
             (part / MANIFEST).write_bytes(artefact.dump_manifest(files))
 
 
-def _local() -> Path:
-    """Return this user's folder for what is large and can be made again."""
-    return Path(tempfile.gettempdir()) / f"pi05-{os.getuid()}"
-
-
-def _user_cache() -> Path:
-    """Return the folder of small objects that were read before."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "pi05" / "objects"
-
-
 def _made(folder: Path) -> Path:
     """Make a folder, which nobody else may read or have made before us, and return it."""
-    root = _local()
+    root = local.scratch()
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     if root.stat().st_uid != os.getuid():
         raise ConfigError(f"{root} belongs to another user; remove it, or set TMPDIR to a folder of your own")

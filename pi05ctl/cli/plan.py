@@ -1,7 +1,6 @@
 """The command that says what a training needs and costs before GPUs are booked. runs.py adds it to its own."""
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -91,9 +90,10 @@ def admit(service: "Service", runs: "Sequence[Rendered]") -> list[str]:
 
 
 def _planner(settings: "Settings", quick: bool, target: str | None = None) -> "Planner":
+    from pi05.storage import local
     from pi05ctl.planning.planner import Planner
 
-    return Planner(None if quick else _compiler(settings, target), cache(os.environ), terminal.say)
+    return Planner(None if quick else _compiler(settings, target), local.cache() / "plans", terminal.say)
 
 
 def _compiler(settings: "Settings", target: str | None) -> "Compiler | None":
@@ -115,8 +115,3 @@ def _compiler(settings: "Settings", target: str | None) -> "Compiler | None":
     from pi05ctl.planning.compiling import Here
 
     return Here(Path(settings.cuda_python), terminal.say) if settings.cuda_python else None
-
-
-def cache(environ: Mapping[str, str]) -> Path:
-    """Return where this machine keeps plans."""
-    return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pi05" / "plans"

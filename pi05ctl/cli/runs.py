@@ -4,7 +4,6 @@ stdout is for data, stderr for people. Imports inside functions are on purpose: 
 """
 
 import gc
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pi05.errors import JobError
+from pi05.errors import JobError, TemporaryError
 from pi05.tasks import TASKS
 from pi05ctl.cli import datasets, setup, stored, terminal
 from pi05ctl.cli import plan as cli_plan
@@ -24,6 +23,7 @@ from pi05ctl.errors import (
     FailedWhileWaiting,
     RunFailed,
     TargetError,
+    Unreachable,
     UsageError,
     WaitTimeout,
     exit_code,
@@ -57,7 +57,9 @@ TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help=f"{', '.join(T
 PresetOption = Annotated[
     str | None,
     typer.Option(
-        "--preset", metavar="NAME", help="tiny (CPU, default of local), small (1 GPU), full (8 GPUs, of cluster)."
+        "--preset",
+        metavar="NAME",
+        help="tiny, micro (CPU), small, lora (1 GPU), full (8 GPUs). Default: tiny here, full in a cluster.",
     ),
 ]
 SetOption = Annotated[
@@ -302,7 +304,9 @@ def plot(
 
 def _copies() -> Path:
     """Return where this machine keeps copies of reports that are in a bucket."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pi05" / "reports"
+    from pi05.storage import local
+
+    return local.cache() / "reports"
 
 
 def _say_copy(path: Path | None) -> None:
@@ -320,6 +324,7 @@ app.add_typer(stored.checkpoints, name="checkpoints")
 def main() -> None:
     """Run the command line: every foreseen error is one line on stderr and an exit code."""
     gc.set_threshold(100_000)  # what makes a table of many runs stays until the end: looking for garbage is in vain
+    terminal.prepare()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -332,7 +337,10 @@ def run(arguments: Sequence[str]) -> int:
         terminal.say(str(error))
         return exit_code(error)
     except typer.TyperException as error:
-        terminal.say(_usage(error))
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is a page
+            terminal.out(error.format_message() + "\n")
+        else:
+            terminal.say(_usage(error))
         return UsageError.exit_code
     except (typer.Abort, KeyboardInterrupt):
         return INTERRUPTED
@@ -457,10 +465,15 @@ def _watch(look: "Callable[[], list[RunStatus]]", output: Output, until_ended: b
 def _repeat(
     look: "Callable[[], list[RunStatus]]", show: "Callable[[list[RunStatus]], None]", until_ended: bool
 ) -> None:
-    """Show what is new until the runs have ended (or forever)."""
+    """Show what is new until the runs have ended (or forever); who does not answer is asked again."""
     before: object = None
     while True:
-        statuses = look()
+        try:
+            statuses = look()
+        except (Unreachable, TemporaryError) as error:
+            terminal.say(f"{error} (asked again)")
+            time.sleep(WATCH_EVERY)
+            continue
         news = [(s.run, s.state, s.step, s.why) for s in statuses]
         if news != before or terminal.is_terminal():
             show(statuses)

@@ -4,6 +4,7 @@ stdout is for data, stderr for people. What others wrote (a pod's log, a file in
 terminal every control character of it is shown and not obeyed.
 """
 
+import io
 import json
 import os
 import re
@@ -19,6 +20,16 @@ from pi05ctl.errors import UsageError
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """Control characters but newline and tab, and those that turn the direction of a line."""
 _COLOURS = {"ok": "32", "warning": "33", "missing": "1;31"}
+
+
+def prepare() -> None:
+    """Have stdout and stderr take whatever is written, as escapes where their encoding lacks it, or closed, nowhere."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by who started us
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def is_terminal() -> bool:

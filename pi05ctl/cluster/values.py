@@ -103,7 +103,7 @@ class Values(_Values):
 
     def to_json(self) -> str:
         """Return them as Helm reads them (JSON is YAML)."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, ensure_ascii=False) + "\n"
+        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1) + "\n"
 
 
 def chart_values(run: Rendered, cluster: Cluster, version: str, revision: str) -> Values:

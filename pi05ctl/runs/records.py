@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any, cast
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -15,7 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pi05.config import AnyJob, EvalJob, Section, TrainJob
 from pi05.errors import DataError, TemporaryError
 from pi05.events import Event
-from pi05.storage import RunPaths, Storage
+from pi05.storage import RunPaths, Storage, local
 from pi05ctl.errors import TargetError, UsageError
 from pi05ctl.runs.process import cancel_key
 from pi05ctl.runs.status import finished
@@ -235,8 +234,7 @@ class DoneRuns:
     """
 
     def __init__(self, url: str) -> None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self._path = cache / "pi05" / "done" / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.json"
+        self._path = local.cache() / "done" / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.json"
 
     def load(self) -> dict[str, dict[str, bytes]]:
         """Return the files of every run that was kept, by run and key; none when they cannot be read."""

@@ -134,8 +134,11 @@ def moved(job: AnyJob | PipelineJob, storage: str) -> AnyJob | PipelineJob:
 
 
 def to_json(model: BaseModel) -> bytes:
-    """Return a model as people read it: one value a line, in the order of its definition."""
-    return json.dumps(model.model_dump(mode="json"), indent=1, ensure_ascii=False).encode() + b"\n"
+    """Return a model as people read it: one value a line, in the order of its definition.
+
+    In ASCII: YAML takes some other characters, such as U+2028, for the end of a line.
+    """
+    return json.dumps(model.model_dump(mode="json"), indent=1).encode() + b"\n"
 
 
 def digest(job: AnyJob | PipelineJob, again: int = 0) -> str:

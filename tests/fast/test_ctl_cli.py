@@ -1,6 +1,7 @@
 """The command line as a user meets it: words, exit codes, and what is loaded to say them."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 from pi05.config import DemosJob, load_job
 from pi05.storage import FileStorage, RunPaths
 from pi05ctl.cli import runs as cli
+from pi05ctl.errors import Unreachable
 from pi05ctl.runs.records import Record
+from pi05ctl.runs.status import RunStatus
 from pi05ctl.spec.render import render
 from pi05ctl.spec.runspec import RunSpec
 from pi05ctl.spec.settings import Settings
@@ -340,3 +343,48 @@ def test_nothing_of_the_controller_loads_what_learns():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "True []\n"
+
+
+def run_cli(*words: str, **environment: str | None) -> subprocess.CompletedProcess[str]:
+    """Run it as a process, with variables added or, where None, left out."""
+    kept = {**os.environ, **environment}
+    line = [sys.executable, "-m", "pi05ctl", *words]
+    env = {name: value for name, value in kept.items() if value is not None}
+    return subprocess.run(line, capture_output=True, text=True, check=False, env=env)
+
+
+def test_a_group_of_commands_alone_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["datasets"]) == 2
+    said = capsys.readouterr()
+    assert "\n  list " in said.out
+    assert said.err == ""
+
+
+def test_what_a_terminal_cannot_show_is_written_as_an_escape() -> None:
+    done = run_cli("render", "train", "pushcubé", PYTHONIOENCODING="ascii")
+    assert done.returncode == 2
+    assert "\\xe9" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_closed_stdout_is_no_traceback() -> None:
+    line = f"{sys.executable} -m pi05ctl render train pushcube >&-"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_status_that_watches_asks_again(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    status = RunStatus(run="train-pushcube-1", task="pushcube", kind="train", state="Done")
+    answers = iter([Unreachable("no route"), [status]])
+
+    def look() -> list[RunStatus]:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(cli, "WATCH_EVERY", 0)
+    cli._watch(look, cli.Output.json, until_ended=True)
+    said = capsys.readouterr()
+    assert said.err == "pi05ctl: no route (asked again)\n"
+    assert '"Done"' in said.out

@@ -11,7 +11,7 @@ import pytest
 from pi05 import tasks
 from pi05.config import DemosJob, EvalJob, TrainJob, load_job
 from pi05ctl.errors import UsageError
-from pi05ctl.spec.render import PipelineJob, digest, moved, render, stages
+from pi05ctl.spec.render import PipelineJob, digest, moved, render, stages, to_json
 from pi05ctl.spec.runspec import RunSpec
 from pi05ctl.spec.settings import Settings
 
@@ -195,3 +195,9 @@ def test_an_impossible_mix_is_refused(mix, words):
     with pytest.raises(UsageError) as error:
         render(spec("train", preset="micro", overrides={"train.mix": mix}), SETTINGS)
     assert words in str(error.value)
+
+
+def test_job_json_is_ascii_so_that_no_character_ends_a_line_of_yaml() -> None:
+    spec = RunSpec(kind="train", task="pushcube", preset="tiny\u2028\u0085é")
+    assert to_json(spec).isascii()
+    assert json.loads(to_json(spec))["preset"] == spec.preset
