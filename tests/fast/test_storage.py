@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pi05.errors import ConfigError, DataError, TemporaryError
-from pi05.storage import MANIFEST, FileStorage, RunPaths, check_key, connect, disk_errors
+from pi05.storage import MANIFEST, FileStorage, RunPaths, check_key, connect, disk_errors, local
 
 
 @pytest.fixture
@@ -340,3 +340,15 @@ def test_what_was_borrowed_stays(storage: FileStorage) -> None:
     with storage.borrow("datasets/a") as borrowed:
         assert borrowed == folder
     assert storage.verify("datasets/a") == []
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def homeless(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(ConfigError, match="set HOME or XDG_CACHE_HOME"):
+        local.cache()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert local.cache() == tmp_path / "pi05"
