@@ -217,7 +217,7 @@ def test_what_only_a_pod_can_find(site):
         )
     assert "JAX does not start" in findings["eval pod"]["text"]
     assert "the motion planner is not in the image: /opt/planner/bin/python" in findings["eval pod"]["text"]
-    assert "service account may not get jobs, list jobs, create jobs" in findings["pipeline pod"]["text"]
+    assert "service account may not get jobs, list jobs, watch jobs, create jobs" in findings["pipeline pod"]["text"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
