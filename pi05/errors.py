@@ -5,6 +5,7 @@ JobError
 │   └── AccessError 64  a storage does not exist or does not let us in
 ├── DataError       65  a dataset, weight file or checkpoint is missing, damaged or of another convention; permanent
 ├── NotLearning     66  the loss is not finite, or never left that of predicting nothing; permanent
+├── StageFailed     67  a stage of a pipeline (pi05ctl.pipeline) was cancelled or failed for good; permanent
 └── TemporaryError  75  try again: a full disk, a run that another process is writing
     └── Unreachable 75  a bucket that does not answer now; a long run waits for it instead of ending
 

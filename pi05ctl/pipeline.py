@@ -23,7 +23,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from pi05.config import explain
-from pi05.errors import TERMINATED, ConfigError, JobError, TemporaryError
+from pi05.errors import TERMINATED, ConfigError, DataError, JobError, NotLearning, TemporaryError
 from pi05.events import TERMINAL, Event, EventWriter
 from pi05.jobs import output
 from pi05.storage import RunPaths, Storage, connect
@@ -35,6 +35,7 @@ from pi05ctl.spec.render import PipelineJob, Rendered, stages
 from pi05ctl.views import page
 
 Answer = TypeVar("Answer")
+_PERMANENT = {ConfigError.exit_code, DataError.exit_code, NotLearning.exit_code}
 _ASK_AGAIN = 10.0
 _SAY_EVERY = 2.0
 """Seconds between two events of progress."""
@@ -47,17 +48,19 @@ class Stopped(JobError):
 
 
 class StageFailed(JobError):
-    """A stage ended without success.
+    """A stage was cancelled, or failed after as many tries as it may have; the pipeline is not tried again, either.
 
     Args:
         stage: How it ended.
     """
 
+    exit_code = 67
+
     def __init__(self, stage: RunStatus) -> None:
         reason = f": {stage.why}" if stage.why else ""
         super().__init__(f"{stage.run} is {stage.state}{reason}")
-        code = stage.exit_code or 0
-        self.exit_code = code if code > 0 else 1
+        if stage.exit_code in _PERMANENT:
+            self.exit_code = stage.exit_code
 
 
 @dataclass

@@ -88,3 +88,15 @@ def test_four_shards_find_what_one_process_finds(site, monkeypatch):
 
 def test_submitting_it_again_does_nothing(site, pipeline):
     assert submit(site, "pipeline", "pushcube", *OPTIONS, outcome="done") == pipeline
+
+
+def test_a_stage_that_somebody_cancels_stays_cancelled_and_ends_the_pipeline(site):
+    run = submit(site, "pipeline", "pushcube", *small(demos__count=4, demos__block=2, train__steps=100_000), "--again")
+    until("the training", lambda: _stage(status(site, run), "train"), seconds=300, pause=1)
+    train = status(site, run)["stage"]
+    until_state(site, train, "Running", seconds=120)
+    assert site.pi05ctl("cancel", train).returncode == 0
+    end = until_state(site, run, "Failed", "Done", seconds=120)
+    assert (end["state"], end["exit_code"]) == ("Failed", 67)
+    assert len(site.pods(run)) == 1
+    assert status(site, train)["state"] == "Cancelled"

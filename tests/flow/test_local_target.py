@@ -538,6 +538,17 @@ def test_killing_a_pipeline_now_kills_its_stage(bench):
     assert bench.status(demos).exit_code == -signal.SIGKILL
 
 
+def test_a_pipeline_ends_with_a_stage_that_somebody_cancels(bench):
+    bench.jobs_do(pause=0.2)
+    run, (demos, *_) = pipeline(bench)
+    bench.target.submit(bench.run("pipeline"))
+    bench.until_state(demos, "Running")
+    assert bench.command("cancel", demos).returncode == 0
+    bench.until_state(run, "Failed")
+    assert (bench.status(run).exit_code, bench.status(demos).state) == (67, "Cancelled")
+    assert f"{demos} is Cancelled" in bench.status(run).why
+
+
 def test_a_pipeline_fails_with_its_stage_and_resumes(bench):
     bench.jobs_do(fail="train")
     run, (demos, train, evaluation) = pipeline(bench)

@@ -60,7 +60,7 @@ podFailurePolicy:
       onExitCodes:
         containerName: pi05
         operator: In
-        values: [64, 65, 66]
+        values: [64, 65, 66, 67]
 {{- end }}
 
 {{- define "pi05.podMetadata" -}}
