@@ -218,10 +218,16 @@ def next_steps(answers: Answers) -> str:
     steps = [f"set {', '.join(cluster.unset)} in {FILE}"] if cluster.unset else []
     steps += [
         f"kubectl{flag} apply -k k8s/overlays/{overlay}   # once, by an admin{other}",
+        f"scripts/images --push {_registry(cluster.images)}   # once a version: the three images",
         "pi05ctl doctor   # names what is still missing",
         "pi05ctl submit pipeline pushcube --preset tiny --follow",
     ]
     return "".join(f"  {number}. {step}\n" for number, step in enumerate(steps, 1))
+
+
+def _registry(images: Images) -> str:
+    """Return where images of a checkout would be pushed to."""
+    return images.train.rpartition("/")[0] or "REGISTRY"
 
 
 def _pods(name: str, default: Pods, meaning: str) -> str:

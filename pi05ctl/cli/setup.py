@@ -1,6 +1,7 @@
 """The commands around runs: doctor, init and gc. runs.py adds them to its own."""
 
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -105,7 +106,10 @@ def init(
         str | None, typer.Option("--registry", metavar="PREFIX", help="Images are PREFIX/pi05-{train,sim,ctl}:TAG.")
     ] = None,
     tag: Annotated[
-        str | None, typer.Option("--tag", metavar="TAG", help="Of the images; default: the version.")
+        str | None,
+        typer.Option(
+            "--tag", metavar="TAG", help="Of the images; default: as scripts/images names those of this source."
+        ),
     ] = None,
     image: Annotated[
         list[str] | None,
@@ -128,7 +132,7 @@ def init(
     images = files.image_options(image or [])
     given = files.Given(context, namespace, storage, registry, tag, images, queue)
     known, current = _contexts()
-    answers = files.collect(given, known, current, version("pi05"), _take_default if yes else terminal.ask)
+    answers = files.collect(given, known, current, _tag() or version("pi05"), _take_default if yes else terminal.ask)
     written = files.write(Path.cwd(), answers, force)
     terminal.out(f"wrote {written}\nnext:\n{files.next_steps(answers)}")
 
@@ -166,6 +170,15 @@ def gc(
     _print_removed(removed, found.left, dry_run, output)
     if not dry_run and any(why for _, why in removed):
         raise TargetError(f"{sum(bool(why) for _, why in removed)} of {len(removed)} could not be removed")
+
+
+def _tag() -> str:
+    """Return the tag that scripts/images gives to images of this source; empty without a checkout."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return ""
+    done = subprocess.run([str(root / "scripts/images"), "--show-tag"], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def _contexts() -> tuple[tuple[str, ...], str | None]:

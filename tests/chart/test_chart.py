@@ -81,7 +81,11 @@ def test_evictions_do_not_count_and_hopeless_jobs_are_not_tried_again(shown):
     ignore, fail = job(shown)["spec"]["podFailurePolicy"]["rules"]
     assert ignore == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
     assert fail["action"] == ("FailIndex" if shown.run.spec.kind in ("demos", "eval") else "FailJob")
-    assert fail["onExitCodes"] == {"containerName": container(shown)["name"], "operator": "In", "values": [64, 65, 66, 67]}
+    assert fail["onExitCodes"] == {
+        "containerName": container(shown)["name"],
+        "operator": "In",
+        "values": [64, 65, 66, 67],
+    }
     assert job(shown)["spec"]["podReplacementPolicy"] == "Failed"
     assert pod(shown)["restartPolicy"] == "Never"
 
