@@ -5,8 +5,9 @@ only where the estimate is too near to the limit to say.
 """
 
 from pi05 import chips
+from pi05.config import TrainJob
 from pi05.plan.document import Plan
-from pi05.plan.estimate import near
+from pi05.plan.estimate import estimate, near
 from pi05ctl.cluster.values import gpus_of
 from pi05ctl.errors import DoesNotFit
 from pi05ctl.planning.forecast import short, verdict
@@ -34,13 +35,20 @@ def note(run: Rendered, cluster: Cluster, planner: Planner) -> str:
     train, job = found
     name = chip_of(cluster)
     if name is None:
-        return _UNKNOWN
+        return "" if _fits_any(job, gpus, cluster.train.nodes) else _UNKNOWN
     advice = planner.quickly(job, chips.Machine(chips.find(name), gpus, cluster.train.nodes))
     if _is_near(advice.plan):
         return f"{train.run} may not fit: {short(advice.plan)}, by an estimate. To know: {_plan_command(train)}"
     if advice.plan.fits:
         return ""
     raise DoesNotFit(f"{train.run} cannot fit: {verdict(advice)} (--no-plan submits it all the same)")
+
+
+def _fits_any(job: TrainJob, gpus: int, nodes: int) -> bool:
+    """Return whether a training fits the smallest of the GPUs that are known, by far."""
+    smallest = min(chips.CHIPS.values(), key=lambda chip: chip.memory)
+    plan = estimate(job, chips.Machine(smallest, gpus, nodes))
+    return plan.fits and not near(plan)
 
 
 def _is_near(plan: Plan) -> bool:

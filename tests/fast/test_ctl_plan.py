@@ -225,6 +225,7 @@ def test_a_plan_that_was_compiled_is_believed_more_than_an_estimate(tmp_path, sa
 
 def test_where_the_chip_is_not_known_nothing_is_refused_and_that_is_said(tmp_path, said):
     assert "[cluster.train] chip" in admission.note(run(*NEVER), Cluster(), planner(tmp_path, said))
+    assert admission.note(run(preset="tiny"), Cluster(), planner(tmp_path, said)) == "", "it fits any of them"
 
 
 def test_what_trains_nothing_needs_no_plan(tmp_path, said):
