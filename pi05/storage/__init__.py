@@ -17,6 +17,7 @@ from pi05.errors import ConfigError
 from pi05.storage.artefact import MANIFEST, Entry, crc32c, disk_errors
 from pi05.storage.files import FileStorage
 from pi05.storage.interface import Lease, Storage
+from pi05.storage.local import user_cache
 from pi05.storage.names import ASSETS, PARAMS, STATE, RunPaths, check_key, removal
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "crc32c",
     "disk_errors",
     "removal",
+    "user_cache",
 ]
 
 

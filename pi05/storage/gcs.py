@@ -242,7 +242,9 @@ class GcsStorage(Storage):
 
     def _cached(self, one: Object) -> bytes | None:
         """Return an object's content, from this machine when it has that generation; None when it is gone."""
-        path = local.cache() / "objects" / hashlib.sha256(f"{self._bucket.name}/{one.name}".encode()).hexdigest()[:32]
+        path = (
+            local.user_cache() / "objects" / hashlib.sha256(f"{self._bucket.name}/{one.name}".encode()).hexdigest()[:32]
+        )
         head = f"{one.generation} {one.crc32c}\n".encode()
         with contextlib.suppress(OSError):
             if (content := path.read_bytes()).startswith(head):

@@ -12,7 +12,7 @@ def scratch() -> Path:
     return Path(tempfile.gettempdir()) / f"pi05-{os.getuid()}"
 
 
-def cache() -> Path:
+def user_cache() -> Path:
     """Return the folder of small things that were read before.
 
     Raises:

@@ -90,10 +90,10 @@ def admit(service: "Service", runs: "Sequence[Rendered]") -> list[str]:
 
 
 def _planner(settings: "Settings", quick: bool, target: str | None = None) -> "Planner":
-    from pi05.storage import local
+    from pi05.storage import user_cache
     from pi05ctl.planning.planner import Planner
 
-    return Planner(None if quick else _compiler(settings, target), local.cache() / "plans", terminal.say)
+    return Planner(None if quick else _compiler(settings, target), user_cache() / "plans", terminal.say)
 
 
 def _compiler(settings: "Settings", target: str | None) -> "Compiler | None":

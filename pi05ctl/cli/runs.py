@@ -304,9 +304,9 @@ def plot(
 
 def _copies() -> Path:
     """Return where this machine keeps copies of reports that are in a bucket."""
-    from pi05.storage import local
+    from pi05.storage import user_cache
 
-    return local.cache() / "reports"
+    return user_cache() / "reports"
 
 
 def _say_copy(path: Path | None) -> None:

@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pi05.config import AnyJob, EvalJob, Section, TrainJob
 from pi05.errors import DataError, TemporaryError
 from pi05.events import Event
-from pi05.storage import RunPaths, Storage, local
+from pi05.storage import RunPaths, Storage, user_cache
 from pi05ctl.errors import TargetError, UsageError
 from pi05ctl.runs.process import cancel_key
 from pi05ctl.runs.status import finished
@@ -234,7 +234,7 @@ class DoneRuns:
     """
 
     def __init__(self, url: str) -> None:
-        self._path = local.cache() / "done" / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.json"
+        self._path = user_cache() / "done" / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.json"
 
     def load(self) -> dict[str, dict[str, bytes]]:
         """Return the files of every run that was kept, by run and key; none when they cannot be read."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pi05.errors import ConfigError, DataError, TemporaryError
-from pi05.storage import MANIFEST, FileStorage, RunPaths, check_key, connect, disk_errors, local
+from pi05.storage import MANIFEST, FileStorage, RunPaths, check_key, connect, disk_errors, user_cache
 
 
 @pytest.fixture
@@ -349,6 +349,6 @@ def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Path, "expanduser", homeless)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     with pytest.raises(ConfigError, match="set HOME or XDG_CACHE_HOME"):
-        local.cache()
+        user_cache()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert local.cache() == tmp_path / "pi05"
+    assert user_cache() == tmp_path / "pi05"
