@@ -1,6 +1,6 @@
 """Trees of arrays to folders and back through Orbax: in bounded host memory, by each process for itself.
 
-Knows nothing of what the arrays mean. One process writes Orbax's OCDBT form, a few large files. Of several each writes
+Knows nothing of what the arrays mean. One process writes Orbax's OCDBT form, files of 128 MB. Of several each writes
 the pieces that lie on its devices as files of their own (the plain zarr form); the first adds the description, and all
 their files in one folder are what one process would read. Orbax, and so the reference implementation, reads both.
 """
