@@ -44,6 +44,7 @@ TASK, WEIGHTS = "pushcube", "pi05_base"
 SMALL = (
     "demos.count=2",
     "train.tokenizer=none",  # the released one is not to be had everywhere; without it prompts are longer
+    "train.fsdp_devices=1",  # there is one device
     "eval.episodes=1",
     "eval.max_steps=16",  # of which 8 are executed a query
     "eval.batch_size=1",
