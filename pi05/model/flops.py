@@ -15,9 +15,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from pi05.config import GemmaConfig, ModelConfig, VitConfig
+from pi05.model.leaves import is_factor
 
 _TABLE = "PaliGemma/llm/embedder/"
-_LORA = ("lora_a", "lora_b")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def of_step(model: ModelConfig, cameras: int, prompt: int, samples: int, draws: 
 
 def _both_ways(part: Forward, trained: Collection[str], flows: bool) -> int:
     """Return the FLOPs of forward and backward; `flows`: whether a gradient passes through the part."""
-    own = any(not path.startswith(_TABLE) and not path.endswith(_LORA) for path in trained)
+    own = any(not path.startswith(_TABLE) and not is_factor(path) for path in trained)
     return part.weights * (1 + own + flows) - part.first * flows + part.attention * (1 + 2 * flows)
 
 

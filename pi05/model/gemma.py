@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pi05.config import ComputeConfig
-from pi05.model import stack, tree
+from pi05.model import leaves, stack, tree
 from pi05.model.attention import attend
 from pi05.model.stack import inside, kept
 from pi05.model.tree import Params
@@ -68,7 +68,7 @@ def encode_prefix(
     """
     positions = jnp.arange(x.shape[1])[None]
     layers = tree.flatten(params["layers"])
-    in_place = [path for path in layers if _has_factors(params["layers"]) and not tree.is_factor(path)]
+    in_place = [path for path in layers if _has_factors(params["layers"]) and not leaves.is_factor(path)]
 
     def layer_step(x: Array, scanned: tuple[Array, dict[str, Array]]) -> tuple[Array, tuple[Array, Array]]:
         i, layer = scanned

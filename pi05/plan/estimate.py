@@ -19,7 +19,8 @@ from pi05.chips import Machine
 from pi05.config import ComputeConfig, TrainJob
 from pi05.errors import ConfigError
 from pi05.model import flops
-from pi05.plan import parts, sizes
+from pi05.model.leaves import EMBEDDING, leaves
+from pi05.plan import parts
 from pi05.plan.document import Needs, Plan, Times
 from pi05.plan.parts import Part
 from pi05.plan.program import LAUNCH
@@ -27,7 +28,6 @@ from pi05.plan.prompt import assumed_length
 
 UNCERTAIN = 0.1
 """Error of the bytes that is allowed for, as a share."""
-_TABLE = "PaliGemma/llm/embedder/input_embedding"
 _EXACT = 4
 """Bytes of a float32."""
 
@@ -90,7 +90,7 @@ class _Given:
     machine: Machine
     tokens: int
     stacks: tuple[Part, ...]
-    shapes: sizes.Shapes
+    shapes: dict[str, tuple[int, ...]]
     held: dict[str, int]
     trained: frozenset[str]
     samples: int
@@ -106,7 +106,7 @@ class _Given:
     def matrices(self) -> dict[str, int]:
         """How many numbers the arrays have that tokens are multiplied by."""
         large = {path: math.prod(shape) for path, shape in self.shapes.items() if len(shape) > 1}
-        return {path: numbers for path, numbers in large.items() if path != _TABLE}
+        return {path: numbers for path, numbers in large.items() if path != EMBEDDING}
 
     def stored(self, path: str) -> int:
         """Return the bytes of a number: frozen ones lie there as computed with, but for norms, which are small."""
@@ -171,7 +171,8 @@ def check(job: TrainJob, machine: Machine) -> None:
 def _given(job: TrainJob, machine: Machine) -> _Given:
     check(job, machine)
     devices, compute, model, tokens = machine.gpus * machine.nodes, job.compute, job.model, assumed_length(job)
-    shapes, trained = sizes.shapes(model), frozenset(parts.trained_paths(job))
+    shapes = {path: leaf.shape for path, leaf in leaves(model).items()}
+    trained = frozenset(parts.trained_paths(job))
     width = 2 if compute.dtype == "bfloat16" else _EXACT
     widest = max((head for least, head in parts.CUDNN.items() if machine.chip.capability >= least), default=0)
     heads = model.vlm.head_dim, model.vit.width // model.vit.num_heads
@@ -342,7 +343,7 @@ def _wire(given: _Given) -> tuple[float, float]:
         if numbers > given.held[path]:
             gathers = given.program.gathers if "_1/" not in path else 1  # the suffix keeps its own
             sent += given.width * numbers * share * (gathers + (path in given.trained))
-    gradients = sum(given.held[path] * (_EXACT if path == _TABLE else given.width) for path in given.trained)
+    gradients = sum(given.held[path] * (_EXACT if path == EMBEDDING else given.width) for path in given.trained)
     between = 2 * gradients * (copies - 1) / copies
     network = given.machine.gpus * between if given.machine.nodes > 1 else 0.0
     return sent * given.job.compute.microbatches + between, network

@@ -5,11 +5,10 @@ pi05/model/stack.py what is kept. How often elementwise work reads and writes an
 program of the full preset, layers looped. All counts are numbers of the compute type, a token and layer.
 """
 
-import re
 from dataclasses import dataclass
 
 from pi05.config import GemmaConfig, TrainJob, VitConfig
-from pi05.plan import sizes
+from pi05.model import leaves
 
 CUDNN = {(9, 0): 256, (8, 0): 128}
 """Largest head of cuDNN's attention from a compute capability on, as pi05.model.device has it."""
@@ -82,16 +81,12 @@ def parts(job: TrainJob, tokens: int) -> tuple[Part, ...]:
 
 def trained_paths(job: TrainJob) -> list[str]:
     """Return the paths of the parameters that are trained."""
-    return [path for path in sizes.shapes(job.model) if not _is_frozen(job, path)]
-
-
-def _is_frozen(job: TrainJob, path: str) -> bool:
-    return sizes.frozen_beside_factors(job.model, path) or any(re.fullmatch(one, path) for one in job.train.freeze)
+    return leaves.trained(job.model, job.train.freeze)
 
 
 def _own(trained: list[str]) -> bool:
     """Return whether matrices are trained, and not only factors beside them."""
-    return any(not path.endswith(("lora_a", "lora_b")) for path in trained)
+    return any(not leaves.is_factor(path) for path in trained)
 
 
 def _tower(vit: VitConfig, pictures: int, patches: int, recompute: str, trained: bool) -> Part:

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from pi05 import sharding
 from pi05.config import ComputeConfig, ModelConfig, TrainConfig
 from pi05.errors import ConfigError
-from pi05.model import device, flow, pi05, tree, weights
+from pi05.model import device, flow, leaves, pi05, tree, weights
 from pi05.observation import AnyArray, Observation
 from pi05.training.augment import augment
 from pi05.training.optimizer import optimizer, schedule, updates
@@ -73,8 +73,7 @@ def trainable_paths(config: ModelConfig, freeze: tuple[str, ...]) -> list[str]:
     for pattern in freeze:
         if not any(re.fullmatch(pattern, path) for path in paths):
             raise ConfigError(f"train.freeze {pattern!r} matches no parameter; paths look like {paths[0]!r}")
-    beside = tree.beside_factors(config)
-    kept = [path for path in paths if path not in beside and not any(re.fullmatch(pattern, path) for pattern in freeze)]
+    kept = leaves.trained(config, freeze)
     if not kept:
         raise ConfigError(f"train.freeze {list(freeze)} leaves no parameter to train")
     return kept

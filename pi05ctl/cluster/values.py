@@ -8,7 +8,6 @@ what is the same for all. charts/pi05/values.yaml explains each value. No value 
 import hashlib
 import json
 import sys
-from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import ConfigDict, Field
@@ -16,12 +15,12 @@ from pydantic.alias_generators import to_camel
 
 from pi05.chips import JAX_SHARE
 from pi05.config import Natural, Positive, ProbeJob, Section, TrainJob
+from pi05ctl.cluster.helm import CHART
 from pi05ctl.errors import UsageError
 from pi05ctl.spec.render import Rendered, to_json
 from pi05ctl.spec.runspec import Kind
 from pi05ctl.spec.settings import Cluster, DemosPods, EvalPods, Pods, Quantity, Toleration, TrainPods
 
-CHART = Path(__file__).parents[2] / "charts/pi05"
 SCHEMA = CHART / "values.schema.json"
 
 _MEMORY_FRACTION = {"XLA_PYTHON_CLIENT_MEM_FRACTION": str(JAX_SHARE)}

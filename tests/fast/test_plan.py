@@ -10,8 +10,8 @@ from pi05.chips import CHIPS, Machine, find
 from pi05.config import TrainJob
 from pi05.data.tokenizer import TINY, Tokenizer
 from pi05.errors import ConfigError
-from pi05.model import device, tree
-from pi05.plan import parts, sizes
+from pi05.model import device
+from pi05.plan import parts
 from pi05.plan.document import Plan
 from pi05.plan.estimate import check, estimate
 from pi05.plan.prompt import assumed_length
@@ -19,7 +19,6 @@ from pi05.training import step
 from pi05ctl.spec.render import render
 from pi05ctl.spec.runspec import RunSpec, parse_assignment, presets
 from pi05ctl.spec.settings import Settings
-from tests.conftest import options
 
 EIGHT = Machine(find("h100"), 8)
 
@@ -34,18 +33,6 @@ def job(preset: str = "full", *assignments: str, task: str = "stackcube") -> Tra
 
 def looped(*assignments: str) -> Plan:
     return estimate(job("full", "compute.layers=looped", *assignments), EIGHT)
-
-
-@pytest.mark.parametrize("preset", presets())
-@pytest.mark.parametrize("change", [{}, {"num_kv_heads": 8, "num_heads": 8}, {"lora_rank": 4}])
-def test_the_table_of_arrays_is_that_of_the_model(preset, change):
-    model = options(preset).model
-    model = model.model_copy(
-        update={part: getattr(model, part).model_copy(update=change) for part in ("vlm", "expert")}
-    )
-    found = sizes.shapes(model)
-    assert found == {path: leaf.shape for path, leaf in tree.leaves(model).items()}
-    assert {path for path in found if sizes.frozen_beside_factors(model, path)} == tree.beside_factors(model)
 
 
 @pytest.mark.parametrize("preset", presets())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pi05.config import ModelConfig
-from pi05.model import gemma, tree, weights
+from pi05.model import gemma, leaves, tree, weights
 from tests.conftest import options
 
 FULL = options("full").model
@@ -91,14 +91,14 @@ def test_factors_have_the_published_names_and_shapes() -> None:
     beside = {path: leaf.shape for path, leaf in tree.leaves(lora).items() if path not in tree.leaves(FULL)}
     lines = [line.split() for line in FACTORS.strip().splitlines()]
     assert beside == {path: tuple(map(int, shape)) for path, *shape in lines}
-    assert all(tree.is_factor(path) for path in beside)
+    assert all(leaves.is_factor(path) for path in beside)
     assert tree.leaves(tree.without_factors(lora)) == tree.leaves(FULL)
 
 
 def test_both_factors_begin_small_and_not_at_zero() -> None:
     model = ranked(options("tiny").model, 4)
     for path, array in tree.initial(model, 0).items():
-        if tree.is_factor(path):
+        if leaves.is_factor(path):
             assert np.std(array) == pytest.approx(0.01, rel=0.2), path
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pi05.config import FLOAT32, ModelConfig
-from pi05.model import pi05, tree
+from pi05.model import leaves, pi05, tree
 from tests.parity.conftest import Golden
 from tests.parity.test_golden import F32, relative
 
@@ -37,14 +37,14 @@ def factors(model: ModelConfig, scale: float) -> dict[str, np.ndarray]:
     drawn = {
         path: random.standard_normal(leaf.shape).astype(np.float32)
         for path, leaf in tree.leaves(model).items()
-        if tree.is_factor(path)
+        if leaves.is_factor(path)
     }
     return {path: array * (scale if path.endswith("_b") else 0.3) for path, array in drawn.items()}
 
 
 def merged(params: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return w + a b of every matrix that has factors, by numpy in float64."""
-    plain = {path: np.asarray(array, np.float64) for path, array in params.items() if not tree.is_factor(path)}
+    plain = {path: np.asarray(array, np.float64) for path, array in params.items() if not leaves.is_factor(path)}
     for name, equation in ADDED.items():
         for suffix in ("", "_1"):
             group, matrix = name.split("/")

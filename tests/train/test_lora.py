@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pi05.config import FLOAT32, ComputeConfig, ModelConfig
 from pi05.errors import ConfigError, DataError
 from pi05.jobs.runtime import Stopped
-from pi05.model import arrays, flow, tree, weights
+from pi05.model import arrays, flow, leaves, tree, weights
 from pi05.policy import Policy
 from pi05.training import checkpoint, step
 from pi05.training.loop import Training, start
@@ -35,7 +35,7 @@ def ranked(vlm: int, expert: int) -> ModelConfig:
 
 
 LORA = ranked(4, 3)
-FACTORS = {path for path in tree.leaves(LORA) if tree.is_factor(path)}
+FACTORS = {path for path in tree.leaves(LORA) if leaves.is_factor(path)}
 GEMMAS = {path for path in tree.leaves(LORA) if path.startswith("PaliGemma/llm/")} - FACTORS
 ROUNDED = {path for path in GEMMAS if not path.endswith("norm/scale")}
 """What the model rounds to bfloat16 before it computes with it; norms scale in float32."""
