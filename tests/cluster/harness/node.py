@@ -204,7 +204,7 @@ def down() -> None:
     stop("containerd")
     until("shims to end", _kill_shims, 30)
     _unmount()
-    _remove_cgroups()
+    until("cgroups to go", _remove_cgroups, 30)
     _remove_links()
     _restore()
 
@@ -252,12 +252,17 @@ def _unmount() -> None:
             subprocess.run(["umount", "--lazy", mount], check=False)
 
 
-def _remove_cgroups() -> None:
+def _remove_cgroups() -> bool:
+    """Remove the cluster's cgroups, the innermost first; return whether none is left.
+
+    One stays busy until the kernel has let go of the processes that were killed in it, and runc may take one away
+    while we look.
+    """
     for folder in _cgroups():
-        for below in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
-            below.rmdir()
-        if folder.exists():
-            folder.rmdir()
+        for path in sorted((path for path in [folder, *folder.rglob("*")] if path.is_dir()), reverse=True):
+            with contextlib.suppress(OSError):
+                path.rmdir()
+    return not any(folder.exists() for folder in _cgroups())
 
 
 def _remove_links() -> None:
