@@ -6,8 +6,11 @@ JobError
 ├── DataError       65  a dataset, weight file or checkpoint is missing, damaged or of another convention; permanent
 ├── NotLearning     66  the loss is not finite, or never left that of predicting nothing; permanent
 ├── StageFailed     67  a stage of a pipeline (pi05ctl.pipeline) was cancelled or failed for good; permanent
+├── Stopped        143  the job was asked to stop, and has saved
+│   └── LeftAlone   69  of processes that train together another one was: as below
 └── TemporaryError  75  try again: a full disk, a run that another process is writing
-    └── Unreachable 75  a bucket that does not answer now; a long run waits for it instead of ending
+    ├── Unreachable 75  a bucket that does not answer now; a long run waits for it instead of ending
+    └── CompanyLost 69  of processes that train together another one has ended, or never came; that one counts
 
 A message says what was given, what is required and what to do.
 """
@@ -47,6 +50,18 @@ class NotLearning(JobError):
     exit_code = 66
 
 
+class Stopped(JobError):
+    """The job was asked to stop, has saved what it had, and will go on from there when started again."""
+
+    exit_code = TERMINATED
+
+
+class LeftAlone(Stopped):
+    """Another of the processes that train together was asked to stop, and so all of them do."""
+
+    exit_code = 69
+
+
 class TemporaryError(JobError):
     """The same job may succeed when it runs again."""
 
@@ -55,6 +70,12 @@ class TemporaryError(JobError):
 
 class Unreachable(TemporaryError):
     """The storage does not answer now."""
+
+
+class CompanyLost(TemporaryError):
+    """Another of the processes that train together has ended or cannot be reached: its failure counts, not this."""
+
+    exit_code = 69
 
 
 def nearest(given: str, known: Iterable[str]) -> str:

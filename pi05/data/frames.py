@@ -25,6 +25,7 @@ from typing import BinaryIO, Literal, Self
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from pi05 import disk
 from pi05.data.images import decode, fit
 from pi05.data.lerobot import MAKE_AGAIN, LeRobotFolder, RowGroup
 from pi05.errors import DataError, TemporaryError
@@ -261,10 +262,10 @@ def make_room(folder: Path, needed: int) -> None:
     """
     others = [path for path in folder.parent.iterdir() if path.is_dir() and path != folder]
     for path in sorted(others, key=lambda path: path.stat().st_mtime):
-        if shutil.disk_usage(folder).free >= needed + _RESERVE:
+        if disk.free(folder) >= needed + _RESERVE:
             return
         _delete_unused(path)
-    free = shutil.disk_usage(folder).free
+    free = disk.free(folder)
     if free < needed + _RESERVE:
         raise TemporaryError(
             f"the decoded frames need {_gigabytes(needed)} in {folder.parent}, whose disk has {_gigabytes(free)} free "

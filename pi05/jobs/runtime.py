@@ -29,7 +29,7 @@ from types import FrameType
 from typing import NoReturn, TypeVar
 
 from pi05.config import Job, load_job
-from pi05.errors import TERMINATED, ConfigError, JobError, TemporaryError, Unreachable
+from pi05.errors import ConfigError, JobError, LeftAlone, Stopped, TemporaryError, Unreachable
 from pi05.events import TERMINAL, Event, EventWriter
 from pi05.jobs import output
 from pi05.jobs.status import StatusWriter
@@ -48,12 +48,6 @@ _LONGEST_PAUSE = 60.0
 """Seconds between two looks whether an unreachable storage is there again."""
 
 log = logging.getLogger("pi05")
-
-
-class Stopped(JobError):
-    """The job was asked to stop, has saved what it had, and will go on from there when started again."""
-
-    exit_code = TERMINATED
 
 
 @dataclass(frozen=True)
@@ -123,6 +117,10 @@ class Context:
             TemporaryError: Another process has taken over the run.
         """
         self.lease.check()
+        if not self._signals:
+            raise LeftAlone(
+                "another process of this training was stopped by a signal; the next start goes on from here"
+            )
         raise Stopped("stopped by a signal; the same command goes on from here")
 
     def insist(self, call: Callable[[], Answer]) -> Answer:
@@ -153,16 +151,16 @@ class Context:
         self.abandon(message)
         os._exit(TemporaryError.exit_code)
 
-    def abandon(self, message: str) -> None:
+    def abandon(self, message: str, exit_code: int = TemporaryError.exit_code) -> None:
         """Say the last words of a process that is about to end without unwinding; it has _LAST_WORDS seconds for that.
 
-        The next start may do better, so its exit code is that of TemporaryError.
+        The next start may do better, so its exit code is that of TemporaryError or CompanyLost.
         """
-        end = threading.Timer(_LAST_WORDS, os._exit, [TemporaryError.exit_code])
+        end = threading.Timer(_LAST_WORDS, os._exit, [exit_code])
         end.daemon = True
         end.start()
         log.error("%s", message)
-        self.events.emit("failed", message=message, exit_code=TemporaryError.exit_code)
+        self.events.emit("failed", message=message, exit_code=exit_code)
         if self.log is not None:
             self.log.end()
 

@@ -9,7 +9,7 @@ to start from (checkpoint, base weights, random), train.
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from pi05.data.batches import Loader, Source, data_stats
 from pi05.data.frames import Frames, open_frames
 from pi05.data.tokenizer import TINY, Tokenizer
 from pi05.data.transforms import Recipe
-from pi05.errors import DataError, TemporaryError
+from pi05.errors import CompanyLost, DataError, TemporaryError
 from pi05.jobs import compiled, gpus
 from pi05.jobs.runtime import Context, main
 from pi05.model import tree
@@ -44,7 +44,7 @@ def train(job: TrainJob, context: Context) -> None:
         checkpoint.check(context.storage, job.run, job.train.steps)
         log.info("checkpoint %d is there already", job.train.steps)
         return
-    with Company(context.process, context.processes, context.coordinator, context.abandon).together():
+    with Company(context.process, context.processes, context.coordinator, _lost(context)).together():
         check_same(job.model_dump_json())
         gpus.check(context.gpus)
         with (
@@ -53,6 +53,11 @@ def train(job: TrainJob, context: Context) -> None:
             memory.advised(memory.for_training(job, run.mesh.size)),
         ):
             run.fit(loop.start(run, context), context)
+
+
+def _lost(context: Context) -> Callable[[str], None]:
+    """Return what says the last words of a process that has lost the others."""
+    return partial(context.abandon, exit_code=CompanyLost.exit_code)
 
 
 @contextlib.contextmanager

@@ -2,13 +2,13 @@
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pi05 import disk
 from pi05.errors import DataError, TemporaryError, Unreachable
 from pi05.storage import artefact
 from pi05.storage.artefact import MANIFEST, Entry
@@ -108,7 +108,7 @@ def _parts(bucket: Bucket, source: Object, target: Path) -> list[Callable[[], No
 def _check_room(folder: Path, size: int) -> None:
     """Raise TemporaryError when the disk cannot hold what is to be fetched."""
     folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
+    free = disk.free(folder)
     if size > free:
         raise TemporaryError(
             f"disk full: {size / 1e9:.2f} GB are to be fetched into {folder}, which has {free / 1e9:.2f} GB free; "

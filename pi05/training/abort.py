@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from pi05.errors import TemporaryError
+from pi05.errors import CompanyLost
 
 _ALARM = 10
 """Seconds in which a process that has lost the others says so and ends."""
@@ -22,7 +22,7 @@ class Abort:
     """What happens from now on when this process aborts.
 
     Args:
-        on_abort: Says what is known, in another thread; the process then ends with the exit code of "try again".
+        on_abort: Says what is known, in another thread; the process then ends with the exit code of CompanyLost.
     """
 
     def __init__(self, on_abort: Callable[[], None]) -> None:
@@ -43,4 +43,4 @@ class Abort:
             if self._code is None:
                 self._on_abort()
         finally:
-            os._exit(TemporaryError.exit_code if self._code is None else self._code)
+            os._exit(CompanyLost.exit_code if self._code is None else self._code)

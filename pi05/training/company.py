@@ -1,9 +1,9 @@
 """Several processes, usually one a node, that train as one: how they meet and how they part.
 
-When one dies the others end too, with the exit code of "try again": waiting for it would last for ever.
+When one dies the others end too, with an exit code of its own: waiting for it would last for ever.
 
                  process 0                    process 1
-    join         serves the coordinator  <->  connects to it       10 minutes' patience, then TemporaryError
+    join         serves the coordinator  <->  connects to it       10 minutes' patience, then CompanyLost
     work         what all decide alike is in pi05.training.processes
     leave        waits until all have come this far
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import jax
 
-from pi05.errors import TERMINATED, ConfigError, JobError, NotLearning, TemporaryError
+from pi05.errors import CompanyLost, ConfigError, JobError, NotLearning, Stopped, TemporaryError
 from pi05.training import processes
 from pi05.training.abort import Abort
 
@@ -28,8 +28,8 @@ _HEARTBEAT = 30
 """Seconds without a sign of life after which a process counts as dead."""
 _LEAVING = 20
 """Seconds that one which fails alone waits for the others before it goes."""
-_TOGETHER = (TERMINATED, NotLearning.exit_code)
-"""Exit codes of what all processes find at the same step."""
+_TOGETHER = (Stopped, NotLearning)
+"""What all processes find at the same step."""
 _OURS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
 """Status codes of XLA errors that would come again; others, in company, mean that a process or the network is gone."""
 
@@ -57,7 +57,7 @@ class Company:
         """Meet the others, and at the end wait until all are there; alone, do nothing.
 
         Raises:
-            TemporaryError: The others were not met or were lost.
+            CompanyLost: The others were not met or were lost.
             ConfigError: The address is not HOST:PORT.
         """
         if self.coordinator is None:
@@ -70,15 +70,15 @@ class Company:
             processes.wait_for_all()
         except JobError as error:
             abort.leave(error.exit_code)
-            if error.exit_code in _TOGETHER:
+            if isinstance(error, _TOGETHER):
                 with contextlib.suppress(jax.errors.JaxRuntimeError):  # whoever is gone need not be waited for
                     processes.wait_for_all()
             raise
         except jax.errors.JaxRuntimeError as error:
-            abort.leave(1 if str(error).startswith(_OURS) else TemporaryError.exit_code)
+            abort.leave(1 if str(error).startswith(_OURS) else CompanyLost.exit_code)
             if str(error).startswith(_OURS):
                 raise
-            raise TemporaryError(f"{self._lost()}: {error}") from error
+            raise CompanyLost(f"{self._lost()}: {error}") from error
         except Exception:
             abort.leave(1)
             raise
@@ -103,7 +103,7 @@ class Company:
             )
             processes.tell("process", "here")
         except jax.errors.JaxRuntimeError as error:
-            raise TemporaryError(
+            raise CompanyLost(
                 f"process {self.process} cannot take part in the training at {address}: {error}. If it was restarted, "
                 "the others will notice and start again, too"
             ) from error

@@ -21,7 +21,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from pi05.errors import TERMINATED, JobError, TemporaryError, Unreachable
+from pi05.errors import JobError, Stopped, TemporaryError, Unreachable
 from pi05.storage import STATE, Entry, FileStorage, disk_errors
 from pi05.training import checkpoint, processes
 from pi05.training.surroundings import Surroundings, warn
@@ -153,7 +153,7 @@ class _InBackground:
             self._change.notify_all()
         self._thread.join()
         shutil.rmtree(self._folder, ignore_errors=True)
-        if self._error is not None and (error is None or getattr(error, "exit_code", None) == TERMINATED):
+        if self._error is not None and (error is None or isinstance(error, Stopped)):
             raise self._error
 
     def put(self, step: int, fill: Fill, whole: bool, last: bool) -> bool:

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from pi05.config import TrainConfig
-from pi05.errors import TERMINATED, JobError
+from pi05.errors import JobError, Stopped
 from pi05.events import EventWriter
 from pi05.training import checkpoint, processes, snapshot
 from pi05.training.checkpoint import Checkpoint
@@ -40,7 +40,7 @@ def saver(around: Surroundings, train: TrainConfig, check: Callable[[], None]) -
         try:
             yield one
         except JobError as error:
-            if error.exit_code == TERMINATED:
+            if isinstance(error, Stopped):
                 one.wait()
             raise
         one.wait()

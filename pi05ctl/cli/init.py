@@ -181,13 +181,15 @@ storage = {_toml(cluster.storage)}
 {_line("queue", cluster.queue, "pi05")}
 # What nodes call a GPU.
 gpu_resource = {_toml(cluster.gpu_resource)}
-# Labels that all nodes of runs must have, and taints they may have beside the GPUs' own.
-# node_selector = {{ "cloud.google.com/gke-accelerator" = "nvidia-h100-80gb" }}
+# What all pods get in Kubernetes' own words; in [cluster.train] and so on, what pods of that kind get besides: labels,
+# annotations, env, env_from, volumes, volume_mounts, node_selector, tolerations, affinity, topology_spread_constraints,
+# image_pull_secrets, service_account, priority_class_name, runtime_class_name, scheduler_name, resources, security_context.
+# Taints that nodes of runs may have, beside the GPUs' own.
 # tolerations = [{{ key = "team", operator = "Equal", value = "robots", effect = "NoSchedule" }}]
-# More environment of the pods.
-# env = {{ NCCL_DEBUG = "WARN" }}
-# Name of the Secret that opens a private registry.
-# pull_secret = "registry"
+# More environment of the pods; secrets are named and never read: every run shows what stands here.
+# env = {{ NCCL_DEBUG = "WARN", TOKEN = {{ secretKeyRef = {{ name = "SECRET", key = "KEY" }} }} }}
+# Secrets that open private registries.
+# image_pull_secrets = ["registry"]
 
 # What pods run; scripts/images --push REGISTRY builds, pushes and names them.
 [cluster.images]
@@ -230,15 +232,33 @@ def _registry(images: Images) -> str:
     return images.train.rpartition("/")[0] or "REGISTRY"
 
 
+_SHOWN = {
+    "nodes",
+    "shards",
+    "gpus",
+    "cpu",
+    "memory",
+    "scratch",
+    "shm",
+    "retries",
+    "grace_seconds",
+    "deadline_seconds",
+}
+
+
 def _pods(name: str, default: Pods, meaning: str) -> str:
     """Return the table of a kind of pod, each value a comment."""
-    fields = default.model_dump(include={"nodes", "shards", "gpus", "cpu", "memory", "scratch", "shm", "retries"})
+    fields = default.model_dump(include=_SHOWN)
     first = [key for key in ("nodes", "shards", "gpus") if key in fields]
     order = [*first, *(key for key in fields if key not in first)]
     lines = "".join(f"# {key} = {_toml(fields[key])}\n" for key in order)
     if isinstance(default, TrainPods):
         lines += f"# Which GPUs those are ({', '.join(CHIPS)}); submit then refuses what cannot fit.\n"
         lines += '# chip = "h100"\n'
+        lines += "# Labels of the nodes that have them; here, for only trainings tolerate the taint of such nodes.\n"
+        lines += '# node_selector = { "cloud.google.com/gke-accelerator" = "nvidia-h100-80gb" }\n'
+        lines += "# Several nodes as one JobSet, which the cluster must have.\n"
+        lines += "# jobset = true\n"
     return f"\n# {meaning}\n# [cluster.{name}]\n{lines}"
 
 

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from pydantic_core import from_json
 
 from pi05ctl.cluster.refusals import Place, explain
+from pi05ctl.errors import Forbidden
 from pi05ctl.runs.facts import CONTAINER
 
 if TYPE_CHECKING:
@@ -26,7 +27,12 @@ SELECTOR = "app.kubernetes.io/part-of=pi05"
 _RUNS = f"{SELECTOR},pi05.dev/kind!=probe"
 """All runs. A probe of `pi05ctl doctor` is none; it is found by its own name only."""
 RUN_LABEL = "pi05.dev/run"
+JOBSETS = "jobset.x-k8s.io/v1alpha2"
+"""API of JobSet (jobset.sigs.k8s.io), which a cluster may have or not."""
+_JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
 """Name of the container that does a job's work."""
+_JOB_WORDS = {"Completed": "Complete"}
+"""Conditions of a JobSet that a Job calls otherwise."""
 _AT_ONCE = 32
 """Requests under way at a time."""
 _PATIENCE = 10.0
@@ -63,8 +69,11 @@ class Kubernetes:
         return str(self.get("/version")["gitVersion"])
 
     def jobs(self, run: str | None = None) -> list[Object]:
-        """Return the Jobs of all runs, or of one."""
-        return self._list("batch/v1", "jobs", {"labelSelector": _selector(run)})
+        """Return the Jobs of all runs, or of one; a JobSet, in the form of a Job, stands for that which it has made."""
+        query = {"labelSelector": _selector(run)}
+        jobs = self._list("batch/v1", "jobs", query, current=run is not None)
+        sets = [as_job(one) for one in self._jobsets(query)]
+        return [job for job in jobs if _JOBSET_LABEL not in job["metadata"]["labels"]] + sets
 
     def pods(self, run: str | None = None, fields: str | None = None) -> list[Object]:
         """Return the pods of all runs, or of one.
@@ -74,7 +83,7 @@ class Kubernetes:
             fields: A field selector, such as `status.phase!=Succeeded`.
         """
         query = {"labelSelector": _selector(run)}
-        return self._list("v1", "pods", query | ({"fieldSelector": fields} if fields else {}))
+        return self._list("v1", "pods", query | ({"fieldSelector": fields} if fields else {}), current=run is not None)
 
     def events(self, names: Iterable[str]) -> list[Object]:
         """Return the events about objects of these names (Jobs, pods), the oldest first."""
@@ -116,7 +125,8 @@ class Kubernetes:
     def remove(self, run: str) -> None:
         """Delete a run's Jobs, which Helm has lost, with their pods, and what the chart makes beside them."""
         for job in self.jobs(run):
-            path = f"{self._path('batch/v1', 'jobs')}/{quote(job['metadata']['name'])}"
+            api, resource = (JOBSETS, "jobsets") if job.get("kind") == "JobSet" else ("batch/v1", "jobs")
+            path = f"{self._path(api, resource)}/{quote(job['metadata']['name'])}"
             self._delete(path, propagationPolicy="Background")
         for resource in ("configmaps", "services"):
             path = f"{self._path('v1', resource)}/{quote(run)}"
@@ -153,10 +163,25 @@ class Kubernetes:
         if status != 404:
             self._judged(status, body)
 
-    def _list(self, api: str, resource: str, query: Mapping[str, Any]) -> list[Object]:
-        """Return objects from the server's watch cache, which is current and costs etcd nothing."""
-        answer = self._checked("GET", self._path(api, resource), {**query, "resourceVersion": "0"})
+    def _list(self, api: str, resource: str, query: Mapping[str, Any], current: bool) -> list[Object]:
+        """Return objects: as they are now, or for a table from the server's cache, whatever its age."""
+        cached = {} if current else {"resourceVersion": "0"}
+        answer = self._checked("GET", self._path(api, resource), {**query, **cached})
         return cast("list[Object]", from_json(answer)["items"])
+
+    def _jobsets(self, query: Mapping[str, Any]) -> list[Object]:
+        """Return JobSets; none where the cluster does not have them, or we may not see them."""
+        if not self._has_jobsets:
+            return []
+        try:
+            found = self.find(self._path(JOBSETS, "jobsets"), **query)
+        except Forbidden:
+            return []
+        return list((found or {}).get("items", []))
+
+    @cached_property
+    def _has_jobsets(self) -> bool:
+        return self.find(f"/apis/{JOBSETS}") is not None
 
     def _path(self, api: str, resource: str) -> str:
         prefix = "/api/v1" if api == "v1" else f"/apis/{api}"
@@ -225,6 +250,20 @@ class Kubernetes:
         settings.retries = False  # here, and for longer
         settings.connection_pool_maxsize = _AT_ONCE
         return ApiClient(settings)
+
+
+def as_job(jobset: Object) -> Object:
+    """Return a JobSet of one Job in the form of a Job: what it is told, how it stands, and what its Job is called."""
+    spec, job = jobset["spec"], jobset["spec"]["replicatedJobs"][0]
+    status = jobset.get("status", {})
+    conditions = [{**c, "type": _JOB_WORDS.get(c["type"], c["type"])} for c in status.get("conditions", [])]
+    return {
+        "kind": "JobSet",
+        "metadata": jobset["metadata"],
+        "spec": {"completions": job["template"]["spec"]["completions"], "suspend": spec.get("suspend", False)},
+        "status": {"conditions": conditions, "restarts": status.get("restarts", 0)},
+        "made": f"{jobset['metadata']['name']}-{job['name']}-0",
+    }
 
 
 def _no_config(error: Exception) -> str:

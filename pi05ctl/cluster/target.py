@@ -187,7 +187,8 @@ class ClusterTarget:
 
     def cancel(self, run: str, now: bool = False) -> bool:
         """End a run and return when it is gone: it saves first, or with `now` is killed. False: it was not running."""
-        was_alive = self.alive(run)
+        with self._records.submitting(run, self._sleep):  # whoever submits it now has done so
+            was_alive = self.alive(run)
         below = [stage.run for stage in stages(self.load(run))]
         if was_alive:
             self._records.cancel(run, self._clock(), now)
@@ -270,6 +271,7 @@ class ClusterTarget:
             run=run,
             spec=record.spec if record else _spec(cast("Object", job)),
             created=record.created if record else _created(cast("Object", job)),
+            submitted=record.submitted if record else None,
             parent=record.parent if record else None,
             train_run=record.train_run if record else None,
             facts=facts,
@@ -291,7 +293,7 @@ class ClusterTarget:
         if facts.phase == "starting":  # one pod stands for all: a request a run
             return observe(job, pods, self.kubernetes.events([pods[-1]["metadata"]["name"]]))
         if facts.phase == "pending":
-            return observe(job, pods, self.kubernetes.events([job["metadata"]["name"]]))
+            return observe(job, pods, self.kubernetes.events([job.get("made") or job["metadata"]["name"]]))
         return facts
 
     def _queue(self, job: Object) -> str:

@@ -1,8 +1,8 @@
 """A run and the cluster's settings -> the values of its Helm release. As a program it writes their schema.
 
 All that differs between two runs is in here and visible (`helm get values RUN`), job.json included; the chart adds only
-what is the same for all. charts/pi05/values.yaml explains each value. No value is null, because Helm takes null for
-"remove this key": no name is "", no limit is 0.
+what is the same for all. charts/pi05/values.yaml explains each value; without a run they are empty, and lint. No value
+is null, because Helm takes null for "remove this key": no name is "", no limit is 0.
 """
 
 import hashlib
@@ -19,12 +19,23 @@ from pi05ctl.cluster.helm import CHART
 from pi05ctl.errors import UsageError
 from pi05ctl.spec.render import Rendered, to_json
 from pi05ctl.spec.runspec import Kind
-from pi05ctl.spec.settings import Cluster, DemosPods, EvalPods, Pods, Quantity, Toleration, TrainPods
+from pi05ctl.spec.settings import (
+    Cluster,
+    DemosPods,
+    EvalPods,
+    PodFields,
+    Pods,
+    Quantity,
+    Table,
+    Toleration,
+    TrainPods,
+)
 
 SCHEMA = CHART / "values.schema.json"
 
-_MEMORY_FRACTION = {"XLA_PYTHON_CLIENT_MEM_FRACTION": str(JAX_SHARE)}
-"""Of a GPU's memory for JAX, whose own share is 0.75: nothing else runs there. A user's `env` outranks it."""
+_ON_GPUS = {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_MEM_FRACTION": str(JAX_SHARE)}
+"""JAX computes on GPUs or not at all, and has most of their memory (its own share is 0.75), as nothing else runs
+there. A user's `env` outranks both."""
 
 _LITTLE = {"cpu": "100m", "memory": "2Gi", "scratch": "1Gi", "shm": "64Mi"}
 """What a light probe asks for."""
@@ -41,19 +52,18 @@ class _Values(Section):
 class Run(_Values):
     """What is run, for labels and annotations."""
 
-    kind: Kind | Literal["probe"]
-    task: _Name
-    digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-    version: _Name
+    kind: Kind | Literal["probe", ""]
+    task: str
+    digest: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
+    version: str
     revision: str
 
 
 class Image(_Values):
     """What its pods run."""
 
-    name: _Name
+    name: str
     pull_policy: Literal["Always", "IfNotPresent", "Never"]
-    pull_secret: str
 
 
 class Queue(_Values):
@@ -78,22 +88,47 @@ class Resources(_Values):
     scratch: Quantity
     shm: Quantity
     gpus: Gpus
+    others: dict[str, Natural]
+
+
+class Pod(_Values):
+    """Of a PodSpec of Kubernetes, and of its metadata, what settings decide."""
+
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    service_account_name: _Name
+    image_pull_secrets: tuple[Table, ...]
+    priority_class_name: str
+    runtime_class_name: str
+    scheduler_name: str
+    node_selector: dict[str, str]
+    tolerations: tuple[Toleration, ...]
+    affinity: Table
+    topology_spread_constraints: tuple[Table, ...]
+    security_context: Table
+    volumes: tuple[Table, ...]
+
+
+class Container(_Values):
+    """Of a Container of Kubernetes, what settings decide."""
+
+    env: dict[str, str | Table]
+    env_from: tuple[Table, ...]
+    volume_mounts: tuple[Table, ...]
 
 
 class Values(_Values):
     """Values of charts/pi05, which its values.yaml explains one by one."""
 
     run: Run
-    job: _Name
+    job: str
     image: Image
-    service_account: _Name
     queue: Queue
-    priority_class: str
     pods: Positive
+    gang: Literal["job", "jobset"]
     resources: Resources
-    node_selector: dict[str, str]
-    tolerations: tuple[Toleration, ...]
-    env: dict[str, str]
+    pod: Pod
+    container: Container
     retries: Natural
     max_failed_shards: Natural
     grace_seconds: Positive
@@ -141,7 +176,14 @@ def probe_values(probe: ProbeJob, cluster: Cluster, version: str, revision: str,
     )
     gpus = cluster.train.gpus if probe.pods == "train" else 0
     real = _values(probe.pods, what, content, gpus, cluster)
-    once = {"pods": 1, "retries": 0, "grace_seconds": 5, "deadline_seconds": seconds, "ttl_seconds": seconds}
+    once = {
+        "pods": 1,
+        "gang": "job",
+        "retries": 0,
+        "grace_seconds": 5,
+        "deadline_seconds": seconds,
+        "ttl_seconds": seconds,
+    }
     little = {"resources": real.resources.model_copy(update=_LITTLE | {"gpus": Gpus(count=0, resource="none")})}
     return real.model_copy(update=once | (little if light else {}))
 
@@ -164,31 +206,61 @@ def gpus_of(run: Rendered, train: TrainPods) -> int:
 def _values(kind: Kind, what: Run, job: bytes, gpus: int, cluster: Cluster) -> Values:
     """Return the values of a release whose pods are those of runs of a kind."""
     asked: Pods = getattr(cluster, kind)
+    fields = cluster.fields_of(kind)
     count = _pods(asked)
     return Values(
         run=what,
         job=job.decode(),
-        image=Image(name=_image(kind, cluster), pull_policy=cluster.pull_policy, pull_secret=cluster.pull_secret or ""),
-        service_account=cluster.controller_account if kind == "pipeline" else cluster.service_account,
+        image=Image(name=_image(kind, cluster), pull_policy=cluster.pull_policy),
         queue=Queue(name=cluster.queue or "", priority=cluster.queue_priority or ""),
-        priority_class=cluster.priority_class or "",
         pods=count,
+        gang="jobset" if count > 1 and kind == "train" and cluster.train.jobset else "job",
         resources=Resources(
             cpu=asked.cpu,
             memory=asked.memory,
             scratch=asked.scratch,
             shm=asked.shm,
             gpus=Gpus(count=gpus, resource=cluster.gpu_resource),
+            others=fields.resources,
         ),
-        node_selector=cluster.node_selector | asked.node_selector,
-        tolerations=cluster.tolerations,
-        env=(_MEMORY_FRACTION if gpus else {}) | cluster.env,
-        retries=_retries(asked),
+        pod=_pod(fields, account(kind, cluster)),
+        container=Container(
+            env=(_ON_GPUS if gpus else {}) | fields.env,
+            env_from=fields.env_from,
+            volume_mounts=fields.volume_mounts,
+        ),
+        retries=asked.retries,
         max_failed_shards=_max_failed(count),
         grace_seconds=asked.grace_seconds,
         deadline_seconds=asked.deadline_seconds,
         ttl_seconds=cluster.ttl_seconds,
     )
+
+
+def _pod(fields: PodFields, account: str) -> Pod:
+    """Return what a pod gets in Kubernetes' own words."""
+    return Pod(
+        labels=fields.labels,
+        annotations=fields.annotations,
+        service_account_name=account,
+        image_pull_secrets=tuple({"name": name} for name in fields.image_pull_secrets),
+        priority_class_name=fields.priority_class_name or "",
+        runtime_class_name=fields.runtime_class_name or "",
+        scheduler_name=fields.scheduler_name or "",
+        node_selector=fields.node_selector,
+        tolerations=fields.tolerations,
+        affinity=fields.affinity,
+        topology_spread_constraints=fields.topology_spread_constraints,
+        security_context=fields.security_context,
+        volumes=fields.volumes,
+    )
+
+
+def account(kind: Kind, cluster: Cluster) -> str:
+    """Return who a pod is: only a pipeline's has rights in Kubernetes."""
+    if kind == "pipeline":
+        return cluster.pipeline.service_account or cluster.controller_account
+    return cluster.fields_of(kind).service_account or "default"
 
 
 def schema() -> str:
@@ -209,16 +281,6 @@ def _pods(asked: Pods) -> int:
     if isinstance(asked, TrainPods):
         return asked.nodes
     return asked.shards if isinstance(asked, DemosPods | EvalPods) else 1
-
-
-def _retries(asked: Pods) -> int:
-    """Return how many failed pods of a run (train, pipeline) or a shard (demos, eval) are replaced.
-
-    One accident on one of several nodes fails every process, and the first replacement perhaps once more.
-    """
-    if isinstance(asked, TrainPods) and asked.nodes > 1:
-        return asked.retries * (asked.nodes + 1)
-    return asked.retries
 
 
 def _max_failed(shards: int) -> int:

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from pi05.errors import nearest
 from pi05.storage import Storage
 from pi05.tasks import TASKS
+from pi05ctl.cluster.api import JOBSETS
+from pi05ctl.cluster.values import account
 from pi05ctl.doctor.finding import Check, Finding, State
 from pi05ctl.errors import TargetError
 from pi05ctl.spec.runspec import RunSpec, resolve
@@ -24,6 +26,7 @@ RIGHTS: tuple[tuple[str, str, str], ...] = tuple(
     (verb, group, resource)
     for group, resource, verbs in (
         ("batch", "jobs", "get list watch create patch delete"),
+        ("jobset.x-k8s.io", "jobsets", "get list watch create patch delete"),
         ("", "configmaps", "get list create patch delete"),
         ("", "services", "get list create patch delete"),
         ("", "secrets", "get list create update delete"),  # Helm's records
@@ -174,7 +177,7 @@ def rights(site: Site) -> Finding:
 def accounts(site: Site) -> Finding:
     """Look for the service accounts of pods."""
     folder = f"/api/v1/namespaces/{site.cluster.namespace}/serviceaccounts"
-    names = [site.cluster.service_account, site.cluster.controller_account]
+    names = sorted({account(kind, site.cluster) for kind in ("demos", "train", "eval", "pipeline")})
     absent = [name for name in names if site.api.find(f"{folder}/{name}") is None]
     if absent:
         text = f"there is no service account {' and none '.join(absent)} in {site.cluster.namespace}"
@@ -205,6 +208,24 @@ def queue(site: Site) -> Finding:
     return Finding("ok", f"LocalQueue {name}")
 
 
+def gang(site: Site) -> Finding:
+    """Look for JobSet, where a training takes several nodes."""
+    train = site.cluster.train
+    if train.nodes == 1:
+        return Finding("skipped", "a training takes one node")
+    installed = site.api.find(f"/apis/{JOBSETS}") is not None
+    if train.jobset and not installed:
+        text = f"[cluster.train] jobset is true, and this cluster has no {JOBSETS}"
+        return Finding(
+            "missing", text, "have JobSet 0.10 or newer installed (https://jobset.sigs.k8s.io), or take jobset away"
+        )
+    if installed and not train.jobset:
+        return Finding(
+            "warning", "JobSet is here and not used", "[cluster.train] jobset = true: all nodes start and end as one"
+        )
+    return Finding("ok", "a JobSet" if train.jobset else "an Indexed Job: this cluster has no JobSet")
+
+
 def quota(site: Site) -> Finding:
     """Look whether a quota would refuse the pods of a training."""
     found = site.api.find(f"/api/v1/namespaces/{site.cluster.namespace}/resourcequotas")
@@ -228,7 +249,7 @@ def nodes(site: Site) -> Finding:
     cluster, asked = site.cluster, site.cluster.train
     if not asked.gpus:
         return Finding("skipped", "[cluster.train] gpus is 0")
-    labels = cluster.node_selector | asked.node_selector
+    labels = cluster.fields_of("train").node_selector
     selector = ",".join(f"{key}={value}" for key, value in labels.items())
     query = {"resourceVersion": "0", **({"labelSelector": selector} if selector else {})}
     found = site.api.find("/api/v1/nodes", **query)
@@ -283,6 +304,7 @@ CHECKS: Sequence[Check[Site]] = (
     Check("rights", rights, ("api server",)),
     Check("accounts", accounts, ("namespace",)),
     Check("queue", queue, ("namespace",)),
+    Check("jobset", gang, ("api server",)),
     Check("quota", quota, ("namespace",)),
     Check("nodes", nodes, ("api server",)),
     Check("bucket", bucket),

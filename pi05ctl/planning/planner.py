@@ -200,7 +200,7 @@ def chip_of(cluster: Cluster) -> str | None:
     """Return the chip of a cluster's training pods: as pi05.toml names it, or as their node selector does."""
     if cluster.train.chip is not None:
         return cluster.train.chip
-    labels = cluster.node_selector | cluster.train.node_selector
+    labels = cluster.fields_of("train").node_selector
     return next((chips[labels[key]] for key, chips in _LABELS.items() if labels.get(key) in chips), None)
 
 

@@ -102,8 +102,8 @@ def observe(job: Object | None, pods: Sequence[Object], events: Sequence[Object]
         phase=phase,
         why=why,
         remedy=remedy,
-        attempt=max(Counter(pod.shard for pod in seen).values(), default=0),
-        retries=_retries(seen) if phase in _ORDER else "",
+        attempt=max(Counter(pod.shard for pod in seen).values(), default=0) + _restarts(job),
+        retries=_retries(seen, _restarts(job)) if phase in _ORDER else "",
         started=max((pod.started for pod in seen if pod.started is not None), default=None),
         exit_code=ended[-1].exit_code if ended else None,
         events=tuple(pod.event for pod in seen if pod.event is not None),
@@ -300,17 +300,27 @@ def _last_words(ended: Object) -> Event | None:
     return next((event for line in reversed(lines) if (event := parse(line)) is not None), None)
 
 
-def _retries(pods: Sequence[_Pod]) -> str:
+def _restarts(job: Object | None) -> int:
+    """Return how often a JobSet has replaced all its pods; their predecessors are gone."""
+    return int((job or {}).get("status", {}).get("restarts") or 0)
+
+
+def _retries(pods: Sequence[_Pod], restarts: int) -> str:
     """Return `retried once: OOMKilled` or `shard 3 retried twice: Evicted (node drain)`; empty without a retry."""
     dead = [pod for pod in pods if pod.phase == "failed"]
+    if restarts:
+        return f"all pods replaced {_times(restarts)}" + (f": {dead[-1].why}" if dead else "")
     if not dead:
         return ""
     last = dead[-1]
-    same = [pod for pod in dead if pod.shard == last.shard]
-    times = _TIMES[len(same)] if len(same) < len(_TIMES) else f"{len(same)} times"
+    times = _times(len([pod for pod in dead if pod.shard == last.shard]))
     shards = {pod.shard for pod in pods}
     which = f"shard {last.shard} " if len(shards) > 1 else ""
     return f"{which}retried {times}: {last.why}"
+
+
+def _times(count: int) -> str:
+    return _TIMES[count] if count < len(_TIMES) else f"{count} times"
 
 
 def _conditions(obj: Object) -> dict[str, Object]:

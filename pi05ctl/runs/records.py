@@ -35,7 +35,7 @@ class Record(Section):
     Attributes:
         spec: As the user said it.
         digest: Of everything that can change the result; the name has only its first 6 digits.
-        created: First submission, in seconds since 1970.
+        created, submitted: First and latest submission, in seconds since 1970.
         parent: The pipeline that submitted it.
         train_run: For an evaluation: whose checkpoint it takes.
         command: The command line that asks for it again.
@@ -46,6 +46,7 @@ class Record(Section):
     spec: RunSpec
     digest: str
     created: float
+    submitted: float | None = None
     parent: str | None = None
     train_run: str | None = None
     command: str
@@ -141,6 +142,7 @@ class Records:
             spec=run.spec,
             digest=run.digest,
             created=before.created if before else now,
+            submitted=now,
             parent=parent if before is None or before.parent else None,
             train_run=run.job.train_run if isinstance(run.job, EvalJob) else None,
             command=run.spec.command(),

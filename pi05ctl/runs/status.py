@@ -28,8 +28,9 @@ and for a Job of a cluster, by the phase that `facts` found:
     20. running                                                   Running
     21. absent, every shard said finished                         Done
     22. absent, and somebody asked to cancel it                   Cancelled
-    23. absent, said failed                                       Failed
-    24. absent without a verdict                                  Failed
+    23. absent, submitted a moment ago                            Starting: Helm is at work, or a list is old
+    24. absent, said failed                                       Failed
+    25. absent without a verdict                                  Failed
 
 An event counts for the attempt that it is not older than. A run in shards is one run: steps add up, rates are weighed
 by them, and it is finished when every shard is.
@@ -47,6 +48,8 @@ from pi05ctl.spec.runspec import RunSpec
 
 STALLED_AFTER = 600.0
 """Seconds without an event after which a live run is Stalled. Compilation is the longest silence of a healthy one."""
+_BEING_MADE = 120.0
+"""Seconds after a submission in which a Job that is not seen is no reason to worry."""
 _TOGETHER = 1.0
 _WINDOW = 10
 ENDED = frozenset({"Done", "Failed", "Cancelled"})
@@ -59,7 +62,7 @@ class Snapshot:
     Attributes:
         run: The run's name.
         spec: What was asked for.
-        created: When it was first submitted, in seconds since 1970.
+        created, submitted: When it was first and last submitted, in seconds since 1970.
         parent: The pipeline that submitted it.
         train_run: For an evaluation: whose checkpoint it takes.
         alive: Whether a process of it exists.
@@ -75,6 +78,7 @@ class Snapshot:
     run: str
     spec: RunSpec
     created: float
+    submitted: float | None = None
     parent: str | None = None
     train_run: str | None = None
     alive: bool = False
@@ -246,7 +250,7 @@ def _in_cluster(snapshot: Snapshot, facts: Facts, now: float) -> tuple[str, str,
         case "starting" | "running":
             return _in_pods(snapshot, facts, now)
         case "absent":
-            return _left_behind(snapshot, resume)
+            return _left_behind(snapshot, resume, now)
 
 
 def _in_pods(snapshot: Snapshot, facts: Facts, now: float) -> tuple[str, str, str]:
@@ -263,18 +267,21 @@ def _in_pods(snapshot: Snapshot, facts: Facts, now: float) -> tuple[str, str, st
     return "Running", "; ".join(text for text in (warning, said) if text), ""  # rule 20
 
 
-def _left_behind(snapshot: Snapshot, resume: str) -> tuple[str, str, str]:
+def _left_behind(snapshot: Snapshot, resume: str, now: float) -> tuple[str, str, str]:
     """Apply the rules for a run whose Job is gone: what it left in storage decides."""
     verdicts = snapshot.verdicts
     if finished(verdicts):
         return "Done", "", ""  # rule 21
     if snapshot.cancelled is not None:
         return "Cancelled", "", resume  # rule 22
+    since = now - (snapshot.submitted or 0.0)
+    if since < _BEING_MADE:
+        return "Starting", f"submitted {max(since, 0):.0f} s ago, its Job is being made", ""  # rule 23
     failed = next((event for event in verdicts if event.kind == "failed"), None)
     if failed is not None:
-        return "Failed", f"{failed.message or 'failed'} (its Job is gone)", _remedy(failed, resume)  # rule 23
+        return "Failed", f"{failed.message or 'failed'} (its Job is gone)", _remedy(failed, resume)  # rule 24
     gone = "its Job is gone and it never said how it ended (helm uninstall? kubectl delete?)"
-    return "Failed", gone, resume  # rule 24
+    return "Failed", gone, resume  # rule 25
 
 
 def _alive(snapshot: Snapshot, now: float) -> tuple[str, str, str]:

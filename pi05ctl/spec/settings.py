@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator
 
 from pi05 import chips
 from pi05.config import Natural, Positive, Section, explain
@@ -54,7 +54,75 @@ class Toleration(Section):
     effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
 
 
-class Pods(Section):
+Table = dict[str, JsonValue]
+"""An object of Kubernetes' API as its reference has it, in camelCase; the API server judges it."""
+
+_OURS = ("HOME", "TMPDIR", "POD", "INDEX", "SCRATCH_BYTES")
+"""Variables that the chart sets itself."""
+
+
+class PodFields(Section):
+    """What pods get in Kubernetes' own words, beside what the chart gives them.
+
+    In `[cluster]` it holds for all pods, in `[cluster.KIND]` for those of a kind: tables are merged, the kind's keys
+    outranking; lists are joined; of single values the kind's counts. What is inside a table or list is Kubernetes' own:
+    `affinity = { nodeAffinity = { ... } }`.
+
+    Attributes:
+        labels, annotations: More of them, of Jobs and pods: for policies, Karpenter, Kueue's topologies.
+        env: More environment; every run shows it. A secret is named instead of told, and never read by pi05ctl:
+            `TOKEN = { secretKeyRef = { name = "SECRET", key = "KEY" } }` (Kubernetes' EnvVarSource).
+        env_from: ConfigMaps and Secrets whose keys become variables (EnvFromSource).
+        volumes, volume_mounts: More of them: `{ name, persistentVolumeClaim = { claimName } }`, `{ name, mountPath }`.
+        node_selector: Labels that nodes must have.
+        tolerations: Taints they may have, beside the GPUs' own.
+        affinity, topology_spread_constraints: Which nodes, and how spread over them.
+        image_pull_secrets: Names of the Secrets that open private registries.
+        service_account: Who its pods are, for the bucket; without rights in Kubernetes.
+        priority_class_name: Kubernetes' PriorityClass, who may evict whom.
+        runtime_class_name: How containers are run; some clusters give GPUs to `nvidia` only.
+        scheduler_name: Another scheduler than Kubernetes' own.
+        resources: More of what nodes have, by name: `{ "rdma/hca" = 1 }`. Request and limit.
+        security_context: Of the pod, in place of ours (user and group 10001): where the cluster chooses the user
+            (OpenShift), `{ runAsNonRoot = true, seccompProfile = { type = "RuntimeDefault" } }`.
+    """
+
+    labels: dict[str, str] = Field(default_factory=dict[str, str])
+    annotations: dict[str, str] = Field(default_factory=dict[str, str])
+    env: dict[str, str | Table] = Field(default_factory=dict[str, str | Table])
+    env_from: tuple[Table, ...] = ()
+    volumes: tuple[Table, ...] = ()
+    volume_mounts: tuple[Table, ...] = ()
+    node_selector: dict[str, str] = Field(default_factory=dict[str, str])
+    tolerations: tuple[Toleration, ...] = ()
+    affinity: Table = Field(default_factory=dict[str, JsonValue])
+    topology_spread_constraints: tuple[Table, ...] = ()
+    image_pull_secrets: tuple[DnsLabel, ...] = ()
+    service_account: DnsLabel | None = None
+    priority_class_name: str | None = None
+    runtime_class_name: str | None = None
+    scheduler_name: str | None = None
+    resources: dict[str, Natural] = Field(default_factory=dict[str, Natural])
+    security_context: Table = Field(default_factory=dict[str, JsonValue])
+
+    @field_validator("env")
+    @classmethod
+    def _not_ours(cls, env: dict[str, str | Table]) -> dict[str, str | Table]:
+        for name in env:
+            if name in _OURS:
+                raise ValueError(f"{name} is set by the chart, as are {', '.join(_OURS)}; use another name")
+        return env
+
+    @field_validator("labels", "annotations")
+    @classmethod
+    def _no_names_of_ours(cls, given: dict[str, str]) -> dict[str, str]:
+        for name in given:
+            if name.startswith(("pi05.dev/", "app.kubernetes.io/")):
+                raise ValueError(f"{name} is given by the chart; use a name of your own")
+        return given
+
+
+class Pods(PodFields):
     """What every kind of pod asks for.
 
     Attributes:
@@ -62,7 +130,6 @@ class Pods(Section):
         memory: Request and limit; more is OOMKilled. /dev/shm is a part of it.
         scratch: Disk of the node: temporary files, and what is downloaded or not yet uploaded.
         shm: Size of /dev/shm.
-        node_selector: Labels its nodes must have, beside those of `cluster.node_selector`.
         retries: How often Kubernetes tries again: a run, or a shard of demos and eval. Evictions do not count.
         grace_seconds: From SIGTERM to SIGKILL: time to save. (Google's spot nodes grant 15 s, whatever is asked.)
         deadline_seconds: The run is ended after this long; 0 is never.
@@ -72,7 +139,6 @@ class Pods(Section):
     memory: Quantity
     scratch: Quantity
     shm: Quantity = "64Mi"
-    node_selector: dict[str, str] = Field(default_factory=dict[str, str])
     retries: Natural = 3
     grace_seconds: Positive = 60
     deadline_seconds: Natural = 0
@@ -93,11 +159,14 @@ class TrainPods(Pods):
 
     Attributes:
         chip: What those GPUs are, so that submit refuses what cannot fit; None: what `node_selector` says, if anything.
+        jobset: Several nodes are a JobSet (jobset.sigs.k8s.io, which the cluster must have): when one pod fails, all
+            are replaced at once. Without it they are one Indexed Job, whose processes notice that one is gone.
     """
 
     nodes: Positive = 1
     gpus: Natural = 8
     chip: str | None = None
+    jobset: bool = False
     cpu: Quantity = "32"
     memory: Quantity = "256Gi"
     scratch: Quantity = "300Gi"
@@ -145,7 +214,7 @@ class Images(Section):
     ctl: str = f"{REGISTRY}/pi05-ctl:0.1.0"
 
 
-class Cluster(Section):
+class Cluster(PodFields):
     """The cluster target: where in which cluster runs go, and what their pods ask for.
 
     Attributes:
@@ -154,15 +223,9 @@ class Cluster(Section):
         storage: Root of all artefacts, which pods must reach.
         images: What pods run.
         pull_policy: When a node fetches an image.
-        pull_secret: Name of the Secret that opens a private registry.
         queue: Kueue's LocalQueue; None: Kubernetes starts what fits, without order.
         queue_priority: Kueue's WorkloadPriorityClass, the order in the queue.
-        priority_class: Kubernetes' PriorityClass, who may evict whom.
         gpu_resource: What nodes call a GPU.
-        node_selector: Labels that all nodes of ours have.
-        tolerations: Taints they may have, beside the GPUs' own.
-        env: More environment for the jobs' containers; every run shows it.
-        service_account: Of job pods: access to the bucket, none to Kubernetes.
         controller_account: Of a pipeline's pod, which submits runs.
         ttl_seconds: Kubernetes forgets an ended Job after this long; what it wrote stays.
     """
@@ -172,15 +235,10 @@ class Cluster(Section):
     storage: str = _STORAGE
     images: Images = Images()
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
-    pull_secret: str | None = None
     queue: DnsLabel | None = None
     queue_priority: str | None = None
-    priority_class: str | None = None
     gpu_resource: str = "nvidia.com/gpu"
-    node_selector: dict[str, str] = Field(default_factory=dict[str, str])
-    tolerations: tuple[Toleration, ...] = ()
-    env: dict[str, str] = Field(default_factory=dict[str, str])
-    service_account: DnsLabel = "pi05-job"
+    service_account: DnsLabel | None = "pi05-job"
     controller_account: DnsLabel = "pi05-controller"
     ttl_seconds: Natural = 7 * 24 * 3600
     demos: DemosPods = DemosPods()
@@ -188,11 +246,25 @@ class Cluster(Section):
     eval: EvalPods = EvalPods()
     pipeline: PipelinePods = PipelinePods()
 
+    def fields_of(self, kind: str) -> PodFields:
+        """Return what pods of a kind get in Kubernetes' words: that of all pods and that of the kind, together."""
+        own: Pods = getattr(self, kind)
+        return PodFields(
+            **{name: _together(getattr(self, name), getattr(own, name)) for name in PodFields.model_fields}
+        )
+
     @property
     def unset(self) -> list[str]:
         """Return the settings that still are placeholders: enough to render, nothing to submit."""
         images = [f"cluster.images.{name}" for name, image in self.images if image.startswith(f"{REGISTRY}/")]
         return ["cluster.storage"] * (self.storage == _STORAGE) + images
+
+
+def _together(ours: Any, own: Any) -> Any:
+    """Return a setting of all pods and of a kind as one."""
+    if isinstance(ours, dict):
+        return cast("dict[str, Any]", ours | own)
+    return ours + own if isinstance(ours, tuple) else own or ours
 
 
 class _File(Section):

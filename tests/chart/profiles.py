@@ -25,8 +25,8 @@ SETTINGS = Settings(
 QUEUED = Cluster(
     queue="pi05",
     queue_priority="urgent",
-    priority_class="robots",
-    pull_secret="registry",
+    priority_class_name="robots",
+    image_pull_secrets=("registry",),
     node_selector={"team": "robots"},
     tolerations=(Toleration(key="spot", effect="NoSchedule"),),
     env={"XLA_FLAGS": "--xla_dump_to=/scratch"},
@@ -54,10 +54,32 @@ def profile(kind: str, task: str, preset: str, cluster: Cluster | None = None, *
     return Profile(render(RunSpec.model_validate(fields), replace(SETTINGS, cluster=cluster)), cluster)
 
 
+EVERYTHING = QUEUED.model_copy(
+    update={
+        "labels": {"team": "robots"},
+        "annotations": {"karpenter.sh/do-not-disrupt": "true"},
+        "env": {"XLA_FLAGS": "--xla_dump_to=/scratch", "TOKEN": {"secretKeyRef": {"name": "tokens", "key": "hub"}}},
+        "env_from": ({"secretRef": {"name": "proxy"}},),
+        "volumes": ({"name": "data", "persistentVolumeClaim": {"claimName": "data"}},),
+        "volume_mounts": ({"name": "data", "mountPath": "/data", "readOnly": True},),
+        "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+        "topology_spread_constraints": (
+            {"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "ScheduleAnyway"},
+        ),
+        "runtime_class_name": "nvidia",
+        "scheduler_name": "volcano",
+        "resources": {"rdma/hca": 1},
+        "security_context": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+    }
+)
+JOBSET = QUEUED.model_copy(update={"train": TrainPods(nodes=2, jobset=True)})
+
 PROFILES = {
     "train_full": profile("train", "stackcube", "full"),
     "train_tiny": profile("train", "pushcube", "tiny"),
     "train_two_nodes_queued": profile("train", "stackcube", "full", QUEUED),
+    "train_two_nodes_jobset": profile("train", "stackcube", "full", JOBSET),
+    "train_everything": profile("train", "stackcube", "full", EVERYTHING),
     "demos": profile("demos", "pushcube", "tiny"),
     "eval_four_shards": profile("eval", "pushcube", "tiny"),
     "pipeline": profile("pipeline", "pushcube", "tiny"),

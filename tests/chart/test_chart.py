@@ -10,19 +10,33 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pi05 import disk
+from pi05.errors import CompanyLost, LeftAlone
 from pi05ctl.cluster.values import CHART
-from pi05ctl.spec.settings import Images
-from tests.chart.profiles import PROFILES, Profile, changed, helm, leaves, manifests, profile, template
+from pi05ctl.spec.settings import Cluster, Images, Toleration, TrainPods
+from tests.chart.profiles import EVERYTHING, PROFILES, Profile, changed, helm, leaves, manifests, profile, template
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests/golden"
 MANUAL = (CHART / "values.yaml").read_text()
 
+EXAMPLES = [CHART / "ci" / f"{kind}-values.yaml" for kind in ("demos", "train", "eval", "pipeline")]
+
 every_profile = pytest.mark.parametrize("shown", PROFILES.values(), ids=PROFILES.keys())
 
 
+def outer(shown: Profile) -> dict:
+    """Return the object that runs: a Job or a JobSet."""
+    made = manifests(shown)
+    return made.get("JobSet") or made["Job"]
+
+
 def job(shown: Profile) -> dict:
-    return manifests(shown)["Job"]
+    """Return the Job, if need be that in the JobSet."""
+    made = outer(shown)
+    if made["kind"] == "Job":
+        return made
+    return made["spec"]["replicatedJobs"][0]["template"] | {"metadata": made["metadata"]}
 
 
 def pod(shown: Profile) -> dict:
@@ -78,8 +92,10 @@ def test_job_and_pod_carry_our_labels(shown):
 
 @every_profile
 def test_evictions_do_not_count_and_hopeless_jobs_are_not_tried_again(shown):
-    ignore, fail = job(shown)["spec"]["podFailurePolicy"]["rules"]
-    assert ignore == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    evicted, fail, *_ = job(shown)["spec"]["podFailurePolicy"]["rules"]
+    jobset = outer(shown)["kind"] == "JobSet"
+    assert evicted["action"] == ("FailJob" if jobset else "Ignore")
+    assert evicted["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
     assert fail["action"] == ("FailIndex" if shown.run.spec.kind in ("demos", "eval") else "FailJob")
     assert fail["onExitCodes"] == {
         "containerName": container(shown)["name"],
@@ -116,10 +132,10 @@ RESTRICTED = {
 def test_pods_keep_the_rules_of_pod_security_restricted(shown):
     spec = pod(shown)
     assert spec["securityContext"]["runAsNonRoot"] is True
-    assert spec["securityContext"]["runAsUser"] == 10001
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert not spec.keys() & {"hostNetwork", "hostPID", "hostIPC", "initContainers"}
-    assert {next(iter(volume.keys() - {"name"})) for volume in spec["volumes"]} <= {"configMap", "emptyDir"}
+    kinds = {next(iter(volume.keys() - {"name"})) for volume in spec["volumes"]}
+    assert kinds <= {"configMap", "emptyDir", "persistentVolumeClaim"}
     assert [item["securityContext"] for item in spec["containers"]] == [RESTRICTED]
     assert all("hostPort" not in port for item in spec["containers"] for port in item.get("ports", []))
 
@@ -160,6 +176,26 @@ def test_the_pods_of_a_training_find_their_coordinator():
     assert arguments[3:] == ["--process=$(INDEX)", "--processes=2", f"--coordinator={run}-0.{run}:{port}"]
 
 
+def test_the_pods_of_a_jobset_start_and_end_together():
+    made = manifests(PROFILES["train_two_nodes_jobset"])
+    spec, run = made["JobSet"]["spec"], made["JobSet"]["metadata"]["name"]
+    assert made.keys() == {"ConfigMap", "JobSet"}
+    assert made["JobSet"]["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "pi05"
+    assert (spec["failurePolicy"]["maxRestarts"], [one["replicas"] for one in spec["replicatedJobs"]]) == (3, [1])
+    job = spec["replicatedJobs"][0]["template"]["spec"]
+    assert (job["backoffLimit"], job["completions"], job["parallelism"]) == (0, 2, 2)
+    arguments = job["template"]["spec"]["containers"][0]["args"]
+    assert arguments[-1] == f"--coordinator={run}-train-0-0.{spec['network']['subdomain']}:8476"
+    assert spec["network"]["subdomain"] == run
+
+
+def test_one_lost_process_costs_one_failure_however_many_there_are():
+    rules = job(PROFILES["train_two_nodes_queued"])["spec"]["podFailurePolicy"]["rules"]
+    assert rules[2]["action"] == "Ignore"
+    assert rules[2]["onExitCodes"]["values"] == [69] == [CompanyLost.exit_code] == [LeftAlone.exit_code]
+    assert job(PROFILES["train_two_nodes_queued"])["spec"]["backoffLimit"] == 3
+
+
 @pytest.mark.parametrize("name", ["demos", "eval_four_shards"])
 def test_shards_fail_and_are_retried_alone(name):
     made = job(PROFILES[name])["spec"]
@@ -181,6 +217,58 @@ def test_settings_of_the_cluster_reach_the_pod():
     assert [toleration["key"] for toleration in spec["tolerations"]] == ["nvidia.com/gpu", "spot"]
     assert spec["imagePullSecrets"] == [{"name": "registry"}]
     assert {"name": "XLA_FLAGS", "value": "--xla_dump_to=/scratch"} in spec["containers"][0]["env"]
+
+
+def test_what_an_admin_asks_for_reaches_the_pod_in_kubernetes_own_words():
+    made = job(PROFILES["train_everything"])
+    template, asked = made["spec"]["template"], EVERYTHING
+    spec, main = template["spec"], template["spec"]["containers"][0]
+    for metadata in (made["metadata"], template["metadata"]):
+        assert asked.labels.items() <= metadata["labels"].items()
+        assert asked.annotations.items() <= metadata["annotations"].items()
+    assert {"name": "TOKEN", "valueFrom": asked.env["TOKEN"]} in main["env"]
+    assert main["envFrom"] == list(asked.env_from)
+    assert spec["volumes"][-1:] == list(asked.volumes)
+    assert main["volumeMounts"][-1:] == list(asked.volume_mounts)
+    assert spec["affinity"] == asked.affinity
+    assert spec["topologySpreadConstraints"] == list(asked.topology_spread_constraints)
+    assert (spec["runtimeClassName"], spec["schedulerName"], spec["priorityClassName"]) == (
+        "nvidia",
+        "volcano",
+        "robots",
+    )
+    assert main["resources"]["limits"]["rdma/hca"] == main["resources"]["requests"]["rdma/hca"] == 1
+    assert spec["securityContext"] == asked.security_context
+
+
+def test_a_kind_adds_to_what_all_pods_get_and_outranks_it():
+    own = TrainPods(
+        env={"A": "2", "B": "2"},
+        tolerations=(Toleration(key="gpu-team"),),
+        priority_class_name="high",
+        service_account="trainer",
+    )
+    all_pods = Cluster(env={"A": "1"}, tolerations=(Toleration(key="spot"),), priority_class_name="low", train=own)
+    spec, others = (pod(profile(kind, "pushcube", "tiny", all_pods)) for kind in ("train", "eval"))
+    given = {one["name"]: one.get("value") for one in spec["containers"][0]["env"]}
+    assert (given["A"], given["B"]) == ("2", "2")
+    assert [one["key"] for one in spec["tolerations"]] == ["nvidia.com/gpu", "spot", "gpu-team"]
+    assert [one["key"] for one in others["tolerations"]] == ["spot"]
+    assert (spec["priorityClassName"], others["priorityClassName"]) == ("high", "low")
+    assert (spec["serviceAccountName"], others["serviceAccountName"]) == ("trainer", "pi05-job")
+
+
+def test_pods_with_gpus_compute_on_them_or_not_at_all():
+    cuda = {"name": "JAX_PLATFORMS", "value": "cuda"}
+    assert cuda in container(PROFILES["train_tiny"])["env"]
+    assert cuda not in container(PROFILES["eval_four_shards"])["env"]
+
+
+@every_profile
+def test_a_pod_knows_how_much_disk_it_may_fill(shown):
+    known = next(one for one in container(shown)["env"] if one["name"] == disk.LIMIT)["valueFrom"]["resourceFieldRef"]
+    assert known == {"containerName": container(shown)["name"], "resource": "requests.ephemeral-storage"}
+    assert container(shown)["resources"]["requests"]["ephemeral-storage"] == shown.values.resources.scratch
 
 
 # ---- The manual ------------------------------------------------------------------------------------------------------
@@ -221,8 +309,8 @@ def test_the_chart_is_of_this_version():
         ("pods", 0, "pods: Must be greater than"),
         ("pods", "two", "pods: Invalid type. Expected: integer, given: string"),
         ("resources.memory", "12GB", "resources.memory: Does not match pattern"),
-        ("tolerations", [{"kye": "x"}], "Additional property kye is not allowed"),
-        ("env", {"A": 1}, "env.A: Invalid type. Expected: string, given: integer"),
+        ("pod.tolerations", [{"kye": "x"}], "Additional property kye is not allowed"),
+        ("container.env", {"A": 1}, "container.env.A: Must validate at least one schema (anyOf)"),
         ("queue", None, "queue is required"),
     ],
 )
@@ -241,7 +329,24 @@ def test_the_schema_refuses_what_means_nothing(path, value, message):
 def test_without_values_nothing_is_made():
     done = helm("template", "x", str(CHART))
     assert done.returncode != 0
-    assert "run.kind must be one of the following" in done.stderr
+    assert "no run was given: a release is one run, whose values pi05ctl makes (pi05ctl submit)" in done.stderr
+    assert helm("lint", "--strict", str(CHART)).returncode == 0
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])
+def test_the_chart_has_values_of_each_kind_to_try(path):
+    """The convention of chart-testing."""
+    name = path.name.removesuffix("-values.yaml")
+    shown = PROFILES[{"train": "train_full", "eval": "eval_four_shards"}.get(name, name)]
+    made = yaml.safe_dump(json.loads(shown.values.to_json()), sort_keys=False, width=120)
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(f"# helm install {shown.run.run} charts/pi05 --values charts/pi05/ci/{path.name}\n{made}")
+    assert yaml.safe_load(path.read_text()) == yaml.safe_load(made)
+    done = helm("lint", "--strict", str(CHART), values=path.read_text())
+    assert done.returncode == 0, done.stdout
+    install = path.read_text().splitlines()[0].split()
+    done = helm("template", install[3], str(CHART), values=path.read_text())
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_release_of_another_name_is_refused():

@@ -16,8 +16,9 @@ import pytest
 from google.cloud.storage import Blob
 from google.cloud.storage.exceptions import DataCorruption
 
+from pi05 import disk
 from pi05.errors import ConfigError, DataError, JobError, TemporaryError
-from pi05.storage import MANIFEST, connect, gcs, transfer
+from pi05.storage import MANIFEST, connect, gcs
 from pi05.storage import bucket as buckets
 from pi05.storage import lease as leases
 from pi05.storage.gcs import GcsStorage
@@ -352,7 +353,7 @@ def test_a_full_disk_is_told_before_anything_is_fetched(
 ) -> None:
     storage.publish(make_folder(tmp_path / "a"), "datasets/a")
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda _: usage._replace(free=3))
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage._replace(free=3))
     with pytest.raises(TemporaryError, match=r"disk full: .* are to be fetched into .* free some space, or set TMPDIR"):
         storage.open("datasets/a")
 

@@ -257,10 +257,10 @@ def test_a_signal_to_one_stops_both_after_a_save_and_a_dead_one_ends_the_other(b
     first, second = bench.pair(job)
     bench.until(lambda: first.losses)
     second.popen.send_signal(signal.SIGTERM)
-    assert (first.code(), second.code()) == (143, 143), first.said + second.said
+    assert (first.code(), second.code()) == (69, 143), first.said + second.said
     stopped = max(checkpoint.steps(bench.storage, RUN.run))
     assert stopped % STOP_EVERY == 0
-    assert [event.exit_code for event in (first.events[-1], second.events[-1])] == [143, 143]
+    assert [event.exit_code for event in (first.events[-1], second.events[-1])] == [69, 143]
 
     first, second = bench.pair(job)
     bench.until(lambda: first.losses)

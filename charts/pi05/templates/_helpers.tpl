@@ -1,6 +1,9 @@
-{{/* What all kinds share. A kind's own file has what makes it different. */}}
+{{/* The parts of templates/job.yaml, from the outside in. */}}
 
 {{- define "pi05.labels" -}}
+{{- with .Values.pod.labels }}
+{{- toYaml . }}
+{{ end -}}
 app.kubernetes.io/name: pi05
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Values.run.version | quote }}
@@ -14,6 +17,9 @@ pi05.dev/kind: {{ .Values.run.kind }}
 {{- end }}
 
 {{- define "pi05.annotations" -}}
+{{- with .Values.pod.annotations }}
+{{- toYaml . }}
+{{ end -}}
 pi05.dev/digest: {{ .Values.run.digest | quote }}
 {{- with .Values.run.revision }}
 pi05.dev/revision: {{ . | quote }}
@@ -41,26 +47,86 @@ annotations:
 completionMode: Indexed
 completions: {{ .Values.pods | int }}
 parallelism: {{ .Values.pods | int }}
-ttlSecondsAfterFinished: {{ .Values.ttlSeconds | int }}
 {{- with .Values.deadlineSeconds }}
 activeDeadlineSeconds: {{ . | int }}
 {{- end }}
 podReplacementPolicy: Failed # only when the old pod is gone, so that no two write one run
+podFailurePolicy: # what a failed pod means for its Job; the first rule that matches counts
+  rules:
+    {{- include "pi05.podFailureRules" . | nindent 4 }}
+template:
+  metadata:
+    {{- include "pi05.podMetadata" . | nindent 4 }}
+  spec:
+    {{- include "pi05.podSpec" . | nindent 4 }}
+    containers:
+      - name: pi05
+        command: [/opt/pi05/bin/python, -m, {{ include "pi05.module" . }}]
+        args:
+          {{- include "pi05.arguments" . | nindent 10 }}
+        {{- include "pi05.container" . | nindent 8 }}
 {{- end }}
 
-{{/* What a failed pod means for its Job; the first rule that matches counts. The argument is FailJob or FailIndex. */}}
-{{- define "pi05.podFailurePolicy" -}}
-podFailurePolicy:
-  rules:
-    - action: Ignore # evicted, preempted, node lost: a new pod, and no failure is counted
-      onPodConditions:
-        - type: DisruptionTarget
-          status: "True"
-    - action: {{ . }} # bad configuration, bad data, not learning: no retry can help
-      onExitCodes:
-        containerName: pi05
-        operator: In
-        values: [64, 65, 66, 67]
+{{- define "pi05.podFailureRules" -}}
+{{- $shards := has .Values.run.kind (list "demos" "eval") -}}
+- action: {{ ternary "FailJob" "Ignore" (eq .Values.gang "jobset") }} # evicted, preempted, node lost: no failure is counted
+  onPodConditions:
+    - type: DisruptionTarget
+      status: "True"
+- action: {{ ternary "FailIndex" "FailJob" $shards }} # bad configuration, bad data, not learning: no retry can help
+  onExitCodes:
+    containerName: pi05
+    operator: In
+    values: [64, 65, 66, 67]
+{{- if and (eq .Values.run.kind "train") (gt (.Values.pods | int) 1) }}
+- action: Ignore # another pod of this training has ended, and that one counts
+  onExitCodes:
+    containerName: pi05
+    operator: In
+    values: [69]
+{{- end }}
+{{- end }}
+
+{{/* Of a JobSet: what its Job, which ended with its first failed pod, means for it. */}}
+{{- define "pi05.failureRules" -}}
+- name: evicted # all start again, and it is not counted
+  action: RestartJobSetAndIgnoreMaxRestarts
+  onJobFailureReasons: [PodFailurePolicy]
+  onJobFailureMessagePatterns: [condition DisruptionTarget]
+- name: permanent
+  action: FailJobSet
+  onJobFailureReasons: [PodFailurePolicy]
+- name: late # activeDeadlineSeconds
+  action: FailJobSet
+  onJobFailureReasons: [DeadlineExceeded]
+{{- end }}
+
+{{/* Of the container: the program of its kind. */}}
+{{- define "pi05.module" -}}
+{{- get (dict "demos" "pi05.jobs.demos" "train" "pi05.jobs.train" "eval" "pi05.jobs.evaluate" "pipeline" "pi05ctl.pipeline" "probe" "pi05.jobs.probe") .Values.run.kind -}}
+{{- end }}
+
+{{- define "pi05.arguments" -}}
+{{- $several := gt (.Values.pods | int) 1 -}}
+- /etc/pi05/job.json
+{{- if ne .Values.run.kind "probe" }}
+- --attempt=$(POD)
+{{- end }}
+{{- if has .Values.run.kind (list "demos" "eval") }}
+- --shard=$(INDEX)
+- --shards={{ .Values.pods | int }}
+{{- end }}
+{{- if eq .Values.run.kind "train" }}
+{{- with .Values.resources.gpus.count }}
+- --gpus={{ . | int }} # or it ends with 75: nobody wants to wait for a CPU
+{{- end }}
+{{- if $several }}
+- --process=$(INDEX)
+- --processes={{ .Values.pods | int }}
+{{- $first := ternary (printf "%s-train-0-0" .Release.Name) (printf "%s-0" .Release.Name) (eq .Values.gang "jobset") }}
+- --coordinator={{ $first }}.{{ .Release.Name }}:8476 # of jax.distributed: the pod with index 0
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "pi05.podMetadata" -}}
@@ -76,38 +142,41 @@ annotations:
 {{- define "pi05.podSpec" -}}
 restartPolicy: Never # a new pod instead, which podFailurePolicy decides on
 terminationGracePeriodSeconds: {{ .Values.graceSeconds | int }}
-serviceAccountName: {{ .Values.serviceAccount | quote }}
+serviceAccountName: {{ .Values.pod.serviceAccountName | quote }}
 automountServiceAccountToken: {{ has "pipeline" (list .Values.run.kind .Values.run.task) }} # only a pipeline talks to Kubernetes
 enableServiceLinks: false
-{{- with .Values.image.pullSecret }}
-imagePullSecrets:
-  - name: {{ . | quote }}
+{{- if and (eq .Values.run.kind "train") (gt (.Values.pods | int) 1) (eq .Values.gang "job") }}
+subdomain: {{ .Release.Name }} # of the service below: <run>-0.<run> is the pod with index 0
 {{- end }}
-{{- with .Values.priorityClass }}
-priorityClassName: {{ . | quote }}
-{{- end }}
-{{- with .Values.nodeSelector }}
-nodeSelector:
+{{- range $field := list "imagePullSecrets" "priorityClassName" "runtimeClassName" "schedulerName" "nodeSelector" "affinity" "topologySpreadConstraints" }}
+{{- with get $.Values.pod $field }}
+{{ $field }}:{{ if kindIs "string" . }} {{ . | quote }}{{ else }}
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- if or .Values.tolerations .Values.resources.gpus.count }}
+{{- end }}
+{{- end }}
+{{- if or .Values.pod.tolerations .Values.resources.gpus.count }}
 tolerations:
   {{- if .Values.resources.gpus.count }}
   - key: {{ .Values.resources.gpus.resource }}
     operator: Exists
     effect: NoSchedule
   {{- end }}
-  {{- with .Values.tolerations }}
+  {{- with .Values.pod.tolerations }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
 {{- end }}
 securityContext:
+  {{- with .Values.pod.securityContext }}
+  {{- toYaml . | nindent 2 }}
+  {{- else }}
   runAsNonRoot: true
-  runAsUser: 10001
+  runAsUser: 10001 # images/ have this user
   runAsGroup: 10001
   fsGroup: 10001
   seccompProfile:
     type: RuntimeDefault
+  {{- end }}
 volumes:
   - name: job
     configMap:
@@ -122,6 +191,9 @@ volumes:
     emptyDir:
       medium: Memory
       sizeLimit: {{ .Values.resources.shm }}
+  {{- with .Values.pod.volumes }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end }}
 
 {{/* Of the only container, less its name, command and arguments. */}}
@@ -141,10 +213,24 @@ env:
     valueFrom:
       fieldRef:
         fieldPath: metadata.annotations['batch.kubernetes.io/job-completion-index']
-  {{- range $name, $value := .Values.env }}
+  - name: SCRATCH_BYTES # what /scratch and the log may hold together; more, and the kubelet evicts the pod
+    valueFrom:
+      resourceFieldRef:
+        containerName: pi05
+        resource: requests.ephemeral-storage
+  {{- range $name, $value := .Values.container.env }}
   - name: {{ $name }}
+    {{- if kindIs "string" $value }}
     value: {{ $value | quote }}
+    {{- else }}
+    valueFrom:
+      {{- toYaml $value | nindent 6 }}
+    {{- end }}
   {{- end }}
+{{- with .Values.container.envFrom }}
+envFrom:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 resources:
   requests:
     cpu: {{ .Values.resources.cpu | quote }}
@@ -153,10 +239,16 @@ resources:
     {{- with .Values.resources.gpus.count }}
     {{ $.Values.resources.gpus.resource }}: {{ . | int }}
     {{- end }}
+    {{- range $name, $count := .Values.resources.others }}
+    {{ $name }}: {{ $count | int }}
+    {{- end }}
   limits:
     memory: {{ .Values.resources.memory }}
     {{- with .Values.resources.gpus.count }}
     {{ $.Values.resources.gpus.resource }}: {{ . | int }}
+    {{- end }}
+    {{- range $name, $count := .Values.resources.others }}
+    {{ $name }}: {{ $count | int }}
     {{- end }}
 securityContext:
   allowPrivilegeEscalation: false
@@ -175,4 +267,7 @@ volumeMounts:
     mountPath: /scratch
   - name: shm
     mountPath: /dev/shm
+  {{- with .Values.container.volumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end }}
