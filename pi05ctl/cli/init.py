@@ -183,7 +183,8 @@ storage = {_toml(cluster.storage)}
 gpu_resource = {_toml(cluster.gpu_resource)}
 # What all pods get in Kubernetes' own words; in [cluster.train] and so on, what pods of that kind get besides: labels,
 # annotations, env, env_from, volumes, volume_mounts, node_selector, tolerations, affinity, topology_spread_constraints,
-# image_pull_secrets, service_account, priority_class_name, runtime_class_name, scheduler_name, resources, security_context.
+# image_pull_secrets, service_account, priority_class_name, runtime_class_name, scheduler_name, resources,
+# security_context.
 # Taints that nodes of runs may have, beside the GPUs' own.
 # tolerations = [{{ key = "team", operator = "Equal", value = "robots", effect = "NoSchedule" }}]
 # More environment of the pods; secrets are named and never read: every run shows what stands here.
@@ -215,7 +216,7 @@ def next_steps(answers: Answers) -> str:
     cluster = answers.cluster()
     namespace = cluster.namespace
     other = "" if namespace == DEFAULT.namespace else f" (first: `namespace: {namespace}` in the overlay)"
-    overlay = "kueue" if cluster.queue else "gke"
+    overlay = "gke-kueue" if cluster.queue else "gke"
     flag = f" --context {cluster.context}" if cluster.context else ""
     steps = [f"set {', '.join(cluster.unset)} in {FILE}"] if cluster.unset else []
     steps += [

@@ -39,6 +39,9 @@ RIGHTS: tuple[tuple[str, str, str], ...] = tuple(
 )
 """Verb, API group and resource of all that pi05ctl and Helm do in the namespace; k8s/base/rights.yaml gives them."""
 _APPLY = "an admin applies once: kubectl apply -k k8s/overlays/gke (or another overlay)"
+_EDIT = "say so in site.env of the overlay (site.env.example shows how) and apply it again"
+PLACEHOLDER = "MY-"
+"""What k8s/ has where a site must say something of itself."""
 _SCALES = {"": 0, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15}
 _NOT_SAID = {"limits.cpu", "limits.ephemeral-storage"}
 """Limits that no pod of ours has. Under a quota over them Kubernetes refuses such pods."""
@@ -178,7 +181,12 @@ def accounts(site: Site) -> Finding:
     """Look for the service accounts of pods."""
     folder = f"/api/v1/namespaces/{site.cluster.namespace}/serviceaccounts"
     names = sorted({account(kind, site.cluster) for kind in ("demos", "train", "eval", "pipeline")})
-    absent = [name for name in names if site.api.find(f"{folder}/{name}") is None]
+    found = {name: site.api.find(f"{folder}/{name}") for name in names}
+    absent = [name for name, account in found.items() if account is None]
+    for name, one in found.items():
+        for key, value in (one or {}).get("metadata", {}).get("annotations", {}).items():
+            if PLACEHOLDER in value:
+                return Finding("missing", f"{name} is {value} ({key}): nobody has said which", _EDIT)
     if absent:
         text = f"there is no service account {' and none '.join(absent)} in {site.cluster.namespace}"
         return Finding("missing", text, _APPLY)

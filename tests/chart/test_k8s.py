@@ -1,8 +1,10 @@
 """k8s/: what an admin applies once. It builds, and nobody gets more rights than the work needs."""
 
+import shutil
+
 import pytest
 
-from pi05ctl.doctor.cluster import RIGHTS
+from pi05ctl.doctor.cluster import PLACEHOLDER, RIGHTS
 from tests.chart import kustomize
 from tests.chart.kustomize import FOLDERS, build
 from tests.chart.profiles import PROFILES, manifests
@@ -25,9 +27,22 @@ def test_everything_is_in_our_namespace():
 
 
 def test_all_overlays_are_tested():
-    assert {str(path.parent.relative_to(kustomize.K8S)) for path in kustomize.K8S.rglob("kustomization.yaml")} == set(
-        FOLDERS
-    )
+    found = {str(path.parent.relative_to(kustomize.K8S)) for path in kustomize.K8S.rglob("kustomization.yaml")}
+    assert {name for name in found if not name.startswith("components/")} == set(FOLDERS)
+
+
+def test_what_a_site_has_not_said_of_itself_is_not_applied(tmp_path):
+    shutil.copytree(kustomize.K8S, tmp_path / "k8s", ignore=shutil.ignore_patterns("site.env"))
+    for name in ("gke", "gke-kueue"):
+        done = kustomize.called(tmp_path / "k8s/overlays" / name)
+        assert done.returncode != 0
+        assert "site.env" in done.stderr
+
+
+def test_an_example_that_nobody_edited_is_not_left_out_of_sight():
+    """`pi05ctl doctor` looks for what is still in capital letters."""
+    account = of_kind("overlays/gke", "ServiceAccount")["pi05-job"]
+    assert PLACEHOLDER in account["metadata"]["annotations"]["iam.gke.io/gcp-service-account"]
 
 
 def test_the_namespace_admits_restricted_pods_only():
@@ -71,7 +86,9 @@ def test_a_pipelines_pod_has_the_role_of_people_who_submit():
 
 def test_nobody_gets_more_than_the_work_needs():
     changes = {(resource, verb) for _, resource, verb in rights("pi05-runs") if verb not in LOOK}
-    of_a_run = {(what, verb) for what in ("jobs", "configmaps", "services") for verb in ("create", "patch", "delete")}
+    of_a_run = {
+        (what, verb) for what in ("jobs", "jobsets", "configmaps", "services") for verb in ("create", "patch", "delete")
+    }
     of_helm = {("secrets", verb) for verb in ("create", "update", "delete")}
     assert changes == of_a_run | of_helm | {("pods", "delete")}
     assert {verb for _, _, verb in rights("pi05-user")} == LOOK
@@ -102,9 +119,17 @@ def test_google_accounts_hang_on_the_service_accounts():
         }
 
 
-def test_the_queue_covers_all_that_pods_ask_for():
-    pods = [manifests(shown)["Job"]["spec"]["template"]["spec"] for shown in PROFILES.values()]
+def test_a_queue_takes_the_place_of_the_quota():
+    assert of_kind("overlays/gke", "ResourceQuota")
+    assert not of_kind("overlays/gke-kueue", "ResourceQuota")
+    assert of_kind("overlays/gke-kueue", "ServiceAccount") == of_kind("overlays/gke", "ServiceAccount")
+
+
+@pytest.mark.parametrize("folder", ["overlays/kueue", "overlays/gke-kueue"])
+def test_the_queue_covers_all_that_pods_ask_for(folder):
+    ordinary = [shown for name, shown in PROFILES.items() if name not in ("train_everything", "train_two_nodes_jobset")]
+    pods = [manifests(shown)["Job"]["spec"]["template"]["spec"] for shown in ordinary]
     asked = {resource for pod in pods for resource in pod["containers"][0]["resources"]["requests"]}
-    group = of_kind("overlays/kueue", "ClusterQueue")["pi05"]["spec"]["resourceGroups"][0]
+    group = of_kind(folder, "ClusterQueue")["pi05"]["spec"]["resourceGroups"][0]
     assert set(group["coveredResources"]) == asked
     assert {resource["name"] for resource in group["flavors"][0]["resources"]} == asked

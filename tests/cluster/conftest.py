@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
 from tests.cluster.harness import binaries, controlplane, images, layout, machine, node, pki, processes, services
 from tests.cluster.harness import cluster as harness
+from tests.cluster.harness import queues as addons
 
 KINDS = ("demos", "train", "eval", "pipeline")
 _SECONDS = 1800  # a test, with what it waits for: the first builds Kubernetes and images
@@ -173,13 +172,24 @@ def cluster(request) -> Iterator[Cluster]:
         harness.down()
 
 
+@pytest.fixture(scope="session")
+def queues(request, cluster) -> Iterator[None]:
+    """JobSet and Kueue, installed in the cluster."""
+    if not cluster.own:
+        pytest.skip("what is installed in this cluster is not ours to choose (PI05_TEST_KUBECONFIG)")
+    with _shown(request):
+        addons.install(binaries.folder())
+    yield
+    addons.remove(binaries.folder())
+
+
 @pytest.fixture(scope="module")
 def namespace(request, cluster, tmp_path_factory) -> Iterator[str]:
-    """A namespace as k8s/overlays/local makes it, with another name."""
+    """A namespace as an overlay of k8s/ makes it, with another name: `local`, or what the module calls OVERLAY."""
     module = request.module.__name__.rpartition(".")[2].removeprefix("test_").replace("_", "-")
     name = f"pi05-{module}-{uuid.uuid4().hex[:5]}"
     folder = tmp_path_factory.mktemp("overlay").resolve()
-    overlay = os.path.relpath(layout.REPOSITORY / "k8s/overlays/local", folder)
+    overlay = os.path.relpath(layout.REPOSITORY / "k8s/overlays" / getattr(request.module, "OVERLAY", "local"), folder)
     (folder / "kustomization.yaml").write_text(f"namespace: {name}\nresources: [{overlay}]\n")
     cluster.kubectl("apply", "-k", str(folder))
     yield name
@@ -220,9 +230,7 @@ def user(cluster: Cluster, name: str, group: str) -> Cluster:
     """Return the cluster for a user of a group, whom the cluster's own CA vouches for."""
     if not cluster.own:
         pytest.skip("the CA of this cluster is not ours")
-    key = serialization.load_pem_private_key((pki.FOLDER / "ca.key").read_bytes(), None)
-    authority = pki.Authority(key, x509.load_pem_x509_certificate(pki.CA.read_bytes()))
-    pki.issue(authority, name, name, group)
+    pki.issue(pki.authority(), name, name, group)
     return replace(cluster, kubeconfig=pki.kubeconfig(name))
 
 

@@ -108,6 +108,6 @@ def test_a_cluster_whose_owner_was_killed_is_not_taken_for_one_that_somebody_kee
 def test_a_machine_without_go_is_told_what_to_do():
     done = harness("up", PATH="/usr/sbin:/usr/bin:/sbin:/bin")
     assert done.returncode == 3
-    assert done.stderr.startswith("cluster: Kubernetes is built from source and there is no Go here; install Go 1.24")
+    assert done.stderr.startswith("cluster: Kubernetes is built from source and there is no Go here; install Go 1.26")
     assert "PI05_TEST_KUBECONFIG" in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""The command line: python -m tests.cluster.harness up | down | status | env | programs | images [NAME...]."""
+"""The command line: python -m tests.cluster.harness up | down | status | env | programs | images [NAME...] | queues."""
 
 import argparse
 import shlex
@@ -8,13 +8,14 @@ import time
 from collections.abc import Sequence
 
 from tests.cluster.harness import binaries, cluster, images, machine, processes
+from tests.cluster.harness.queues import install
 
 
 def main() -> int:
     """Do what the command line says; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.cluster.harness", description="A Kubernetes for the tests.")
     commands = parser.add_subparsers(required=True)
-    for command in (up, down, status, env, programs):
+    for command in (up, down, status, env, programs, queues):
         commands.add_parser(command.__name__, help=command.__doc__).set_defaults(do=lambda _, do=command: do())
     build = commands.add_parser("images", help=build_images.__doc__)
     build.add_argument("names", nargs="*", type=image, metavar=" | ".join(images.NAMES))
@@ -66,6 +67,14 @@ def programs() -> int:
     """Build the programs that a cluster is made of, unless they are there; start nothing."""
     machine.check()
     print(binaries.build())
+    return 0
+
+
+def queues() -> int:
+    """Install JobSet and Kueue in the cluster that is up."""
+    start = time.monotonic()
+    install(binaries.folder())
+    print(f"cluster: JobSet and Kueue work after {time.monotonic() - start:.1f} s")
     return 0
 
 

@@ -6,6 +6,7 @@ Each module has its own go.mod, because their pins clash, and a go.sum that Go c
 import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -29,19 +30,23 @@ _PROGRAMS = {  # program: (module in tests/cluster/go, package)
     "kubelet": ("kubernetes", "k8s.io/kubernetes/cmd/kubelet"),
     "kubectl": ("kubernetes", "k8s.io/kubernetes/cmd/kubectl"),
     "kwok": ("kwok", "sigs.k8s.io/kwok/cmd/kwok"),
+    "jobset": ("jobset", "sigs.k8s.io/jobset"),
+    "kueue": ("kueue", "sigs.k8s.io/kueue/cmd/kueue"),
 }
+_MANIFESTS = {"jobset": "sigs.k8s.io/jobset", "kueue": "sigs.k8s.io/kueue"}  # modules whose folder `config` is kept
+_ENVIRONMENT = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly"}
 
 
 def folder() -> Path:
     """Return where the programs of these pins lie: another pin, another folder."""
-    digest = hashlib.sha256(repr((_STAMP, _PROGRAMS)).encode())
+    digest = hashlib.sha256(repr((_STAMP, _PROGRAMS, _MANIFESTS)).encode())
     for path in sorted(path for path in GO.rglob("*") if path.is_file()):
         digest.update(f"{path.relative_to(GO)}\n".encode() + path.read_bytes())
     return CACHE / f"bin-{digest.hexdigest()[:12]}"
 
 
 def build() -> Path:
-    """Return the folder of all programs, building what is missing (10 minutes on 2 cores, once)."""
+    """Return the folder of all programs, building what is missing (15 minutes on 2 cores, once)."""
     target = folder()
     target.mkdir(parents=True, exist_ok=True)
     with (CACHE / "build.lock").open("w") as lock:
@@ -49,7 +54,23 @@ def build() -> Path:
         for program in _PROGRAMS:
             if not (target / program).exists():
                 _build(program, target / program)
+        for name, module in _MANIFESTS.items():
+            if not (target / f"{name}-config").exists():
+                _keep_manifests(name, module, target / f"{name}-config")
     return target
+
+
+def _keep_manifests(name: str, module: str, target: Path) -> None:
+    """Copy a module's manifests; they get their name when they are whole."""
+    line = ["go", "list", "-m", "-f", "{{.Dir}}", module]
+    found = subprocess.run(line, cwd=GO / name, env=_ENVIRONMENT, capture_output=True, text=True, check=True)
+    half = target.with_suffix(".half")
+    shutil.rmtree(half, ignore_errors=True)
+    for path in sorted((Path(found.stdout.strip()) / "config").rglob("*.yaml")):  # without the modes of Go's cache
+        copy = half / path.relative_to(Path(found.stdout.strip()) / "config")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    half.replace(target)
 
 
 def _build(program: str, target: Path) -> None:
@@ -60,8 +81,6 @@ def _build(program: str, target: Path) -> None:
     half = target.with_suffix(".half")
     flags = f"-s -w {_STAMP if module == 'kubernetes' else ''}"
     line = ["go", "build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o", str(half), package]
-    subprocess.run(
-        line, cwd=GO / module, env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly"}, check=True
-    )
+    subprocess.run(line, cwd=GO / module, env=_ENVIRONMENT, check=True)
     half.replace(target)
     print(f", {time.monotonic() - start:.0f} s", flush=True)

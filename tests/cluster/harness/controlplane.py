@@ -51,6 +51,7 @@ def start_apiserver(programs: Path) -> None:
         "--enable-admission-plugins=NodeRestriction",
         f"--service-cluster-ip-range={SERVICES}",
         "--allow-privileged=true",
+        "--enable-aggregator-routing=true",  # to pods of webhooks: there is no kube-proxy for services' addresses
         f"--kubelet-client-certificate={keys}/apiclient.crt",
         f"--kubelet-client-key={keys}/apiclient.key",
         f"--kubelet-certificate-authority={keys}/ca.crt",

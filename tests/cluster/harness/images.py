@@ -26,13 +26,16 @@ _PUBLIC = "http://deb.debian.org/debian"  # when this machine has no sources of 
 def pause(programs: Path) -> str:
     """Return the name of the image of a Pod's sandbox, pushed."""
     digest = hashlib.sha256((programs / "pause").read_bytes()).hexdigest()[:12]
-    image = f"{REGISTRY_HOST}/pause:{digest}"
+    return of_program(f"{REGISTRY_HOST}/pause:{digest}", programs / "pause", "/pause")
+
+
+def of_program(image: str, program: Path, place: str) -> str:
+    """Return the name of an image that holds one program and nothing else, pushed."""
     if not has_image(image):
         with tempfile.TemporaryDirectory(dir=STATE) as folder:
-            Path(folder, "Dockerfile").write_text(
-                'FROM scratch\nCOPY pause /pause\nUSER 65535:65535\nENTRYPOINT ["/pause"]\n'
-            )
-            shutil.copy2(programs / "pause", folder)
+            recipe = f'FROM scratch\nCOPY {program.name} {place}\nUSER 65535:65535\nENTRYPOINT ["{place}"]\n'
+            Path(folder, "Dockerfile").write_text(recipe)
+            shutil.copy2(program, folder)
             buildah("build", "--tag", image, folder)
         push(image)
     return image

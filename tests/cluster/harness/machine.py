@@ -33,7 +33,7 @@ def check() -> None:
         raise Unsuitable(f"the cluster needs root for containers and a bridge; run as root, {_INSTEAD}")
     if not shutil.which("go"):
         raise Unsuitable(
-            f"Kubernetes is built from source and there is no Go here; install Go 1.24 or newer, {_INSTEAD}"
+            f"Kubernetes is built from source and there is no Go here; install Go 1.26 or newer, {_INSTEAD}"
         )
     lacking = _lacking()
     if lacking and shutil.which("apt-get"):

@@ -36,21 +36,28 @@ class Authority:
 def make() -> None:
     """Write every key, certificate and kubeconfig of the control plane, the node and the administrator."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    authority = _authority()
+    made = _authority()
     node = [x509.DNSName(NODE), x509.IPAddress(ipaddress.ip_address(NODE_IP))]
     server = [*map(x509.DNSName, _NAMES), x509.IPAddress(ipaddress.ip_address(API_IP))]
-    issue(authority, "apiserver", "kube-apiserver", names=server)
-    issue(authority, "apiclient", "kube-apiserver-kubelet-client", "system:masters")
-    issue(authority, "admin", "admin", "system:masters")
-    issue(authority, "controllers", "system:kube-controller-manager")
-    issue(authority, "scheduler", "system:kube-scheduler")
-    issue(authority, "kubelet", f"system:node:{NODE}", "system:nodes", node)
+    issue(made, "apiserver", "kube-apiserver", names=server)
+    issue(made, "apiclient", "kube-apiserver-kubelet-client", "system:masters")
+    issue(made, "admin", "admin", "system:masters")
+    issue(made, "controllers", "system:kube-controller-manager")
+    issue(made, "scheduler", "system:kube-scheduler")
+    issue(made, "kubelet", f"system:node:{NODE}", "system:nodes", node)
     for name in ("admin", "controllers", "scheduler", "kubelet"):
         kubeconfig(name)
     key = ec.generate_private_key(ec.SECP256R1())
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     (FOLDER / "accounts.key").write_bytes(_pem(key))
     (FOLDER / "accounts.pub").write_bytes(public)
+
+
+def authority() -> Authority:
+    """Return who signed the certificates of the running cluster."""
+    key = serialization.load_pem_private_key((FOLDER / "ca.key").read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return Authority(key, x509.load_pem_x509_certificate(CA.read_bytes()))
 
 
 def issue(
