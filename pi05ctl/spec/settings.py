@@ -105,6 +105,15 @@ class PodFields(Section):
     resources: dict[str, Natural] = Field(default_factory=dict[str, Natural])
     security_context: Table = Field(default_factory=dict[str, JsonValue])
 
+    @field_validator("env", mode="before")
+    @classmethod
+    def _strings_or_sources(cls, env: Any) -> Any:
+        for name, value in env.items() if isinstance(env, dict) else ():
+            if not isinstance(value, str | dict):
+                secret = f"{name} = {{ secretKeyRef = {{ name, key }} }}"
+                raise ValueError(f"{name} is {value!r}; use a string, or the name of a secret: {secret}")
+        return env
+
     @field_validator("env")
     @classmethod
     def _not_ours(cls, env: dict[str, str | Table]) -> dict[str, str | Table]:

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -149,16 +151,10 @@ def test_a_jobset_is_admitted_whole_and_replaced_whole(gang):
     assert gang.pods(run) == []
     _change_queue(gang, quota(8))
     until_step(gang, run, 3)
-    before = {pod["metadata"]["uid"] for pod in gang.pods(run)}
+    before = _uids(gang, run)
     assert len(before) == 2
-    second = next(
-        pod for pod in gang.pods(run) if pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] == "1"
-    )
-    gang.kubectl("exec", second["metadata"]["name"], "--", "/bin/sh", "-c", "kill -9 1 || kill -ABRT 1", check=False)
-    until(
-        "all pods to be new",
-        lambda: len(now := gang.pods(run)) == 2 and not before & {p["metadata"]["uid"] for p in now},
-    )
+    os.kill(_process(run, 1), signal.SIGKILL)
+    until("all pods to be new", lambda: len(now := _uids(gang, run)) == 2 and not before & now)
     now = until_step(gang, run, 3, seconds=200)
     assert jobset(gang, run)["status"]["restarts"] == 1
     assert (now["attempt"], now["state"]) == (2, "Running")

@@ -5,6 +5,7 @@ import pytest
 from pi05.events import Event
 from pi05.storage import Storage, connect
 from pi05ctl.cluster import podlogs
+from pi05ctl.cluster.api import as_job
 from pi05ctl.cluster.helm import reason
 from pi05ctl.cluster.podlogs import PodLogs
 from pi05ctl.cluster.refusals import Place, explain
@@ -44,6 +45,21 @@ def test_a_refusal_is_one_line_with_the_reason_and_the_remedy(given):
     assert str(error).startswith(f"context lab, namespace pi05: {given.rstrip('.')}")
     assert words in str(error)
     assert error.exit_code == 3
+
+
+def test_a_jobset_reads_as_the_job_in_it():
+    jobset = {
+        "metadata": {"name": RUN, "uid": "7"},
+        "spec": {
+            "suspend": True,
+            "replicatedJobs": [{"name": "train", "template": {"spec": {"completions": 2}}}],
+        },
+        "status": {"restarts": 1, "conditions": [{"type": "Completed", "status": "True"}]},
+    }
+    made = as_job(jobset)
+    assert (made["metadata"], made["spec"]) == (jobset["metadata"], {"completions": 2, "suspend": True})
+    assert made["status"] == {"restarts": 1, "conditions": [{"type": "Complete", "status": "True"}]}
+    assert made["made"] == f"{RUN}-train-0"
 
 
 def test_helms_own_words_are_left_out():

@@ -58,7 +58,7 @@ class Answers:
         return self.objects.get(path)
 
     def allowed(self, verb, group, resource, subresource=""):
-        assert group == {"jobs": "batch", "workloads": "kueue.x-k8s.io"}.get(resource, "")
+        assert group == {"jobs": "batch", "workloads": "kueue.x-k8s.io", "jobsets": "jobset.x-k8s.io"}.get(resource, "")
         return (verb, resource + (f"/{subresource}" if subresource else "")) not in self.denied
 
 
@@ -79,7 +79,11 @@ def with_(site: Site, objects: dict | None = None, **settings) -> Site:
 
 def test_nothing_is_missing_where_all_is_there(site):
     states = {finding.check: finding.state for finding in examine(cluster.CHECKS, site, lambda: None)}
-    assert states == {check.name: "ok" for check in cluster.CHECKS} | {"queue": "skipped", "weights": "warning"}
+    assert states == {check.name: "ok" for check in cluster.CHECKS} | {
+        "queue": "skipped",
+        "jobset": "skipped",
+        "weights": "warning",
+    }
 
 
 # ---- Each thing that can be missing ----------------------------------------------------------------------------------
@@ -590,7 +594,30 @@ def test_a_cluster_nobody_described_is_told_in_one_go(capsys, tmp_path, monkeypa
     said = capsys.readouterr()
     assert "not set in pi05.toml: cluster.storage" in said.out
     assert "there is no kubeconfig to be read" in said.out
-    assert said.err.startswith("pi05ctl: missing: settings, context (2 of 15 checks)")
+    assert said.err.startswith("pi05ctl: missing: settings, context (2 of 16 checks)")
+
+
+@pytest.mark.parametrize(
+    ("jobset", "installed", "state", "said"),
+    [
+        (True, True, "ok", "a JobSet"),
+        (True, False, "missing", "this cluster has no jobset.x-k8s.io/v1alpha2"),
+        (False, True, "warning", "JobSet is here and not used"),
+        (False, False, "ok", "an Indexed Job: this cluster has no JobSet"),
+    ],
+)
+def test_several_nodes_are_a_gang_as_the_cluster_can(site, jobset, installed, state, said):
+    objects = {"/apis/jobset.x-k8s.io/v1alpha2": {"kind": "APIResourceList"}} if installed else {}
+    finding = found(with_(site, objects, train=TrainPods(nodes=2, jobset=jobset)), "jobset")
+    assert finding.state == state
+    assert said in finding.text
+
+
+def test_an_account_that_nobody_said_more_of_is_named(site):
+    unedited = {"metadata": {"annotations": {"iam.gke.io/gcp-service-account": "pi05-job@MY-PROJECT.iam.example"}}}
+    finding = found(with_(site, {f"{NAMESPACE}/serviceaccounts/pi05-job": unedited}), "accounts")
+    assert finding.state == "missing"
+    assert "pi05-job is pi05-job@MY-PROJECT.iam.example" in finding.text
 
 
 # ---- A plan from a pod -----------------------------------------------------------------------------------------------

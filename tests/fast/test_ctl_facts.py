@@ -266,6 +266,15 @@ STATES = {
     "gone and failed": (seen(verdicts=(WORDS,)), "Failed", "the loss is not finite"),
     "gone without a word": (seen(verdicts=(PROGRESS,)), "Failed", "its Job is gone"),
     "gone before it said anything": (seen(), "Failed", "its Job is gone"),
+    "submitted a moment ago": (seen(submitted=NOW - 5), "Starting", "submitted 5 s ago, its Job is being made"),
+    "submitted again after it failed": (seen(submitted=NOW - 5, verdicts=(WORDS,)), "Starting", "is being made"),
+    "submitted long ago": (seen(submitted=NOW - 130), "Failed", "its Job is gone"),
+    "submitted and cancelled": (seen(submitted=NOW - 5, cancelled=NOW), "Cancelled", ""),
+    "replaced as one": (
+        seen(facts=observe(job(restarts=2), [pod("Running", RUNNING)])),
+        "Retrying",
+        "all pods replaced twice",
+    ),
     "gone, one of two shards finished": (
         seen(verdicts=(event("finished", 9, shard=0, shards=2),)),
         "Failed",

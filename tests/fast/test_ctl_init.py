@@ -73,7 +73,9 @@ def test_the_file_says_what_pods_get_without_a_word(tmp_path):
     tables = tomllib.loads("\n".join(lines))["cluster"]
     for kind in ("train", "demos", "eval", "pipeline"):
         default = getattr(Cluster(), kind).model_dump()
-        default |= {"chip": "h100"} if kind == "train" else {}  # has no default, but an example
+        if kind == "train":  # without defaults, but with examples
+            examples = {"chip": "h100", "jobset": True, "node_selector": tables[kind]["node_selector"]}
+            default |= examples
         assert tables[kind].items() <= default.items()
 
 
@@ -126,7 +128,7 @@ def test_options_make_a_file_that_is_complete(capsys, here):
     assert cli.run(["init", *words.split()]) == 0
     out = capsys.readouterr().out
     assert f"wrote {here}/pi05.toml" in out
-    assert "kubectl --context there apply -k k8s/overlays/kueue" in out
+    assert "kubectl --context there apply -k k8s/overlays/gke-kueue" in out
     assert "`namespace: team` in the overlay" in out
     assert "pi05ctl doctor" in out
     made = settings(here)

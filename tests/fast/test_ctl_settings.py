@@ -93,7 +93,13 @@ def test_a_cluster_nobody_described_is_known_by_its_placeholders(tmp_path):
         ("[cluster.train]\ngpsu = 4", "unknown key 'cluster.train.gpsu'; did you mean 'cluster.train.gpus'?"),
         ('[cluster.train]\nmemory = "12GB"', "cluster.train.memory: String should match pattern"),
         ('[cluster]\nqueue = "Team_A"', "cluster.queue: String should match pattern"),
-        ("[cluster.env]\nA = 1", "cluster.env.A: Input should be a valid string (given 1)"),
+        (
+            "[cluster.env]\nA = 1",
+            "cluster.env: A is 1; use a string, or the name of a secret: A = { secretKeyRef = { name, key } }",
+        ),
+        ('[cluster.env]\nHOME = "/x"', "cluster.env: HOME is set by the chart, as are HOME, TMPDIR, POD, INDEX"),
+        ('[cluster.labels]\n"pi05.dev/run" = "x"', "cluster.labels: pi05.dev/run is given by the chart"),
+        ('[cluster]\nimage_pull_secret = "x"', "did you mean 'cluster.image_pull_secrets'?"),
     ],
 )
 def test_a_file_that_means_nothing_is_refused(tmp_path, text, message):
