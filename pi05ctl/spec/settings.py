@@ -108,11 +108,11 @@ class PodFields(Section):
     @field_validator("env", mode="before")
     @classmethod
     def _strings_or_sources(cls, env: Any) -> Any:
-        for name, value in env.items() if isinstance(env, dict) else ():
+        for name, value in cast("dict[str, Any]", env).items() if isinstance(env, dict) else ():
             if not isinstance(value, str | dict):
                 secret = f"{name} = {{ secretKeyRef = {{ name, key }} }}"
                 raise ValueError(f"{name} is {value!r}; use a string, or the name of a secret: {secret}")
-        return env
+        return cast("Any", env)
 
     @field_validator("env")
     @classmethod

@@ -25,12 +25,14 @@ _PUBLIC = "http://deb.debian.org/debian"  # when this machine has no sources of 
 
 def pause(programs: Path) -> str:
     """Return the name of the image of a Pod's sandbox, pushed."""
-    digest = hashlib.sha256((programs / "pause").read_bytes()).hexdigest()[:12]
-    return of_program(f"{REGISTRY_HOST}/pause:{digest}", programs / "pause", "/pause")
+    return of_program(programs / "pause", "/pause")
 
 
-def of_program(image: str, program: Path, place: str) -> str:
+def of_program(program: Path, place: str) -> str:
     """Return the name of an image that holds one program and nothing else, pushed."""
+    with program.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    image = f"{REGISTRY_HOST}/{program.name}:{digest}"
     if not has_image(image):
         with tempfile.TemporaryDirectory(dir=STATE) as folder:
             recipe = f'FROM scratch\nCOPY {program.name} {place}\nUSER 65535:65535\nENTRYPOINT ["{place}"]\n'
@@ -117,12 +119,12 @@ def _run(line: list[str]) -> None:
     """Run a builder with settings of the harness's own; raise RuntimeError with its last words when it fails."""
     said = STATE / "images.log"
     with said.open("wb") as log:
-        done = subprocess.run(line, env=_environment(), stdout=log, stderr=log, check=False)
+        done = subprocess.run(line, env=environment(), stdout=log, stderr=log, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(line[:3])} ... failed:\n{said.read_text(errors='replace')[-4000:]}")
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Write and name the builder's settings: store and temporary files in our folders, plain http to our registry."""
     store = STATE / "storage.conf"
     registries = STATE / "registries.conf"

@@ -17,7 +17,7 @@ import yaml
 from cryptography import x509
 
 from tests.cluster.harness import images, pki
-from tests.cluster.harness.layout import KUBECONFIG, REGISTRY_HOST, STATE
+from tests.cluster.harness.layout import KUBECONFIG, STATE
 from tests.cluster.harness.processes import until
 
 NAMES = ("jobset", "kueue")
@@ -103,14 +103,17 @@ def _adapt_pod(spec: Object, name: str, programs: Path) -> None:
     [container] = spec["containers"]
     container |= {"image": _image(name, programs), "imagePullPolicy": "IfNotPresent", "resources": {}}
     container["readinessProbe"] |= {"initialDelaySeconds": 1, "periodSeconds": 1}
-    if name == "kueue":
+    if name == "kueue":  # which serves two more things, and would make these certificates itself
         container["volumeMounts"].append({"name": "cert", "mountPath": _METRICS, "readOnly": True})
+        [cert] = [volume for volume in spec["volumes"] if volume["name"] == "cert"]
+        [other] = [volume for volume in spec["volumes"] if volume["name"] == "visibility"]
+        del other["emptyDir"]
+        other["secret"] = cert["secret"]
 
 
 def _image(name: str, programs: Path) -> str:
-    """Return the image of a program, pushed; its tag is that of the programs' folder."""
-    image = f"{REGISTRY_HOST}/{name}:{programs.name.rpartition('-')[2]}"
-    return images.of_program(image, programs / name, "/manager")
+    """Return the image of a program, pushed."""
+    return images.of_program(programs / name, "/manager")
 
 
 def _certificate(name: str) -> dict[str, str]:
