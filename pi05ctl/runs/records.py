@@ -16,11 +16,11 @@ from pi05.errors import DataError, TemporaryError
 from pi05.events import Event
 from pi05.storage import RunPaths, Storage, user_cache
 from pi05ctl.errors import TargetError, UsageError
-from pi05ctl.runs.process import cancel_key
+from pi05ctl.runs.process import begun_key, cancel_key
 from pi05ctl.runs.status import finished
 from pi05ctl.spec.changes import Change, changed
-from pi05ctl.spec.render import PipelineJob, Rendered, moved, to_json
-from pi05ctl.spec.runspec import RunSpec
+from pi05ctl.spec.render import PipelineJob, Rendered, digest_of, moved, named, to_json
+from pi05ctl.spec.runspec import RunSpec, assign
 
 _IN_SHARDS = ("demos-", "eval-")
 _POLL = 0.05
@@ -126,6 +126,60 @@ class Records:
             raise TargetError(f"{RunPaths(run).job} is damaged; submit it again") from error
         return Rendered(record.spec, moved(job, self.storage.url), record.digest, record.changes)
 
+    def verified(self, run: str, told: PipelineJob | None = None) -> Rendered:
+        """Return a run that shall be started, after a look whether its job is the one that its name stands for.
+
+        Args:
+            run: Its name.
+            told: Its job, where that does not come from storage: a pod has been told it.
+
+        Raises:
+            TargetError: Its files are damaged, or its job.json is another job's; nothing may run under this name.
+        """
+        record, key = self.read(run), RunPaths(run).job
+        try:
+            content = to_json(told) if told is not None else self.storage.read(key)
+            job = told or _JOB.validate_json(content)
+            fits = _fits(record, json.loads(content))
+        except (DataError, ValidationError, ValueError) as error:
+            raise TargetError(f"{key} is damaged; submit it again: {record.command}") from error
+        if not fits or job.run != run:
+            raise TargetError(
+                f"{self.storage.url}/{key} is not the job that {run} stands for: a run's name is the digest of its "
+                f"values, and these have another (was it edited?). To write it anew: {record.command}; for other "
+                "values submit another run"
+            )
+        return Rendered(record.spec, moved(job, self.storage.url), record.digest, record.changes)
+
+    def recorded(self, runs: Iterable[str]) -> dict[str, bytes]:
+        """Return run.json of those runs that have one, by run, in one round; those of done runs are kept here."""
+        wanted = {RunPaths(run).spec: run for run in runs}
+        kept = {key: data for own in self._done.load().values() for key, data in own.items() if key in wanted}
+        found = kept | self.storage.read_all(wanted.keys() - kept.keys())
+        return {wanted[key]: data for key, data in found.items()}
+
+    def told(self, runs: Iterable[str]) -> dict[str, Record]:
+        """Return the records of those runs that have a whole one, in one round."""
+        records: dict[str, Record] = {}
+        for run, data in self.recorded(runs).items():
+            with contextlib.suppress(TargetError):
+                records[run] = self.parse(run, data)
+        return records
+
+    def begun(self, pipeline: str) -> list[str]:
+        """Return the stages that a pipeline has begun since somebody last asked for it."""
+        try:
+            content: Any = json.loads(self.storage.read(begun_key(pipeline)))
+            return [str(stage) for stage in content]
+        except (DataError, ValueError, TypeError):
+            return []
+
+    def begin(self, pipeline: str, stage: str) -> None:
+        """Keep that a pipeline has begun a stage."""
+        before = self.begun(pipeline)
+        if stage not in before:
+            self.storage.write(begun_key(pipeline), json.dumps([*before, stage]).encode() + b"\n")
+
     def current(self, run: Rendered) -> Rendered:
         """Return a run that somebody submits with the changes that it has had before, unless it comes with its own."""
         if run.changes or not isinstance(run.job, TrainJob) or not self.exists(run.run):
@@ -149,12 +203,19 @@ class Records:
         paths = RunPaths(run.run)
         self.storage.write(paths.job, run.job_json)
         self.storage.write(paths.spec, to_json(record))
-        self.storage.delete(cancel_key(run.run))
+        for key in (cancel_key(run.run), *([begun_key(run.run)] if run.spec.kind == "pipeline" else ())):
+            self.storage.delete(key)
 
     def forget(self, run: str) -> None:
         """Remove the record of a run that could not be started and never has been."""
         for key in (RunPaths(run).spec, RunPaths(run).job):
             self.storage.delete(key)
+
+    def drop(self, run: str) -> None:
+        """Forget what this machine keeps of a run that was done and is removed."""
+        kept = self._done.load()
+        if kept.pop(run, None) is not None:
+            self._done.save(kept)
 
     def refuse_other(self, run: Rendered) -> None:
         """Raise UsageError when the stored run of this name is another one."""
@@ -181,6 +242,18 @@ class Records:
     def cancel(self, run: str, at: float, now: bool) -> None:
         """Keep that somebody asked to cancel a run."""
         self.storage.write(cancel_key(run), json.dumps({"time": at, "now": now}).encode() + b"\n")
+
+
+def _fits(record: Record, told: dict[str, Any]) -> bool:
+    """Return whether job.json is of the values that a run was named by; what it went on with since is undone first."""
+    for change in reversed(record.changes):
+        for path, value in change.before.items():
+            assign(told, path, value)
+    own = told["run"] == named(told, record.spec.again) and digest_of(told, record.spec.again) == record.digest
+    stages = told["stages"] if told["kind"] == "pipeline" else ()
+    return own and all(
+        stage["run"] == named(stage, record.spec.again if stage["kind"] == "train" else 0) for stage in stages
+    )
 
 
 def cancelled(files: Mapping[str, bytes], run: str) -> float | None:

@@ -49,6 +49,7 @@ STALLED_AFTER = 600.0
 """Seconds without an event after which a live run is Stalled. Compilation is the longest silence of a healthy one."""
 _TOGETHER = 1.0
 _WINDOW = 10
+STATES = ("Pending", "Queued", "Starting", "Running", "Stalled", "Retrying", "Done", "Failed", "Cancelled")
 ENDED = frozenset({"Done", "Failed", "Cancelled"})
 
 
@@ -103,6 +104,7 @@ class RunStatus:
         left: Seconds until the end of this run (of this stage, for a pipeline), by the speed so far.
         age: Seconds since it was first submitted; None before that.
         created: When that was, in seconds since 1970.
+        latest: The latest moment at which something is known to have happened to it, in seconds since 1970.
         attempt: How often it was started.
         parent: The pipeline that submitted it.
         train_run: For an evaluation: whose checkpoint it takes.
@@ -126,6 +128,7 @@ class RunStatus:
     left: float | None = None
     age: float | None = None
     created: float | None = None
+    latest: float | None = None
     attempt: int = 0
     parent: str | None = None
     train_run: str | None = None
@@ -164,6 +167,7 @@ def fold(snapshot: Snapshot, now: float) -> RunStatus:
         metrics=_metrics(shards),
         age=max(now - snapshot.created, 0.0),
         created=snapshot.created,
+        latest=latest(snapshot),
         attempt=_attempt(snapshot),
         parent=snapshot.parent,
         train_run=snapshot.train_run,
@@ -172,6 +176,15 @@ def fold(snapshot: Snapshot, now: float) -> RunStatus:
         changed=tuple(change.words() for change in snapshot.changes),
     )
     return replace(status, left=_left(status))
+
+
+def latest(snapshot: Snapshot) -> float:
+    """Return the latest moment at which something is known to have happened to a run; of an ended one, its end."""
+    process = snapshot.process
+    times = [snapshot.created, snapshot.cancelled, *(event.time for event in (*snapshot.verdicts, *snapshot.events))]
+    times += [snapshot.facts.started] if snapshot.facts else []
+    times += [process.submitted, process.started, process.ended] if process else []
+    return max(time for time in times if time is not None)
 
 
 def annotate(statuses: Sequence[RunStatus]) -> list[RunStatus]:
