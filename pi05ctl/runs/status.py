@@ -24,7 +24,7 @@ and for a Job of a cluster, by the phase that `facts` found:
     16. pending (unschedulable, no quota, no image)               Pending
     17. stopping                                                  Running, with what stops it
     18. starting, or running without an event of this attempt     Starting, or Retrying from the second attempt on
-    19. running, the last event long ago                          Stalled
+    19. running, the last event (of a shard at work) long ago     Stalled
     20. running                                                   Running
     21. absent, every shard said finished                         Done
     22. absent, and somebody asked to cancel it                   Cancelled
@@ -266,14 +266,25 @@ def _in_pods(snapshot: Snapshot, facts: Facts, now: float) -> tuple[str, str, st
     """Apply the rules for a run that has pods."""
     events = _events_of_this_attempt(snapshot)
     said = "; ".join(text for text in (facts.retries, facts.why) if text)
-    silent = now - (events[-1].time if events else _started(snapshot) or now)
+    quiet = _quietest(events)
+    silent = now - (quiet.time if quiet else _started(snapshot) or now)
     if facts.phase == "running" and silent >= STALLED_AFTER:
-        stalled = f"no event for {silent / 60:.0f} min"
+        shard = _extra(quiet, "shard")
+        stalled = (f"shard {shard}: " if shard else "") + f"no event for {silent / 60:.0f} min"
         return "Stalled", "; ".join(text for text in (stalled, said) if text), f"pi05ctl logs {snapshot.run}"  # rule 19
     if facts.phase == "starting" or not events:
         return "Retrying" if facts.attempt > 1 else "Starting", said, facts.remedy  # rule 18
     warning = _warning(events)
     return "Running", "; ".join(text for text in (warning, said) if text), ""  # rule 20
+
+
+def _quietest(events: Sequence[Event]) -> Event | None:
+    """Return the last event of the shard at work that has been silent for longest; one that has ended has no more."""
+    last = [own[-1] for own in _by_shard(events)]
+    at_work = [event for event in last if event.kind not in TERMINAL]
+    if at_work:
+        return min(at_work, key=lambda event: event.time)
+    return max(last, key=lambda event: event.time, default=None)
 
 
 def _left_behind(snapshot: Snapshot, resume: str) -> tuple[str, str, str]:

@@ -164,7 +164,7 @@ class Cluster(Section):
         env: More environment for the jobs' containers; every run shows it.
         service_account: Of job pods: access to the bucket, none to Kubernetes.
         controller_account: Of a pipeline's pod, which submits runs.
-        ttl_seconds: Kubernetes forgets an ended Job after this long; what it wrote stays.
+        ttl_seconds: Kubernetes forgets an ended Job after this long (0 would be at once); what it wrote stays.
     """
 
     context: str | None = None
@@ -182,7 +182,7 @@ class Cluster(Section):
     env: dict[str, str] = Field(default_factory=dict[str, str])
     service_account: DnsLabel = "pi05-job"
     controller_account: DnsLabel = "pi05-controller"
-    ttl_seconds: Natural = 7 * 24 * 3600
+    ttl_seconds: Positive = 7 * 24 * 3600
     demos: DemosPods = DemosPods()
     train: TrainPods = TrainPods()
     eval: EvalPods = EvalPods()

@@ -5,6 +5,7 @@ import json
 from pi05.events import Event
 from pi05.storage import RunPaths
 from pi05ctl.runs import removal
+from pi05ctl.runs.records import Records
 from pi05ctl.runs.selection import OLD, select, wanted
 from pi05ctl.runs.status import RunStatus
 from tests.fast.test_ctl_cli import command, here, put, spec
@@ -91,3 +92,14 @@ def test_a_run_that_works_is_not_removed(capsys, here):
         code, _, err = command(capsys, "delete", run, "-y")
     assert (code, f"{run} is running; end it first: pi05ctl cancel {run}" in err) == (2, True)
     assert storage(here).exists(RunPaths(run).spec)
+
+
+def test_a_submission_that_waits_for_another_one_says_so(here, monkeypatch, caplog):
+    monkeypatch.setattr("pi05ctl.runs.records._MUTE", 0.0)
+    other = storage(here).lease("local/submit/train-pushcube-1")
+    other.__enter__()
+    with Records(storage(here)).submitting("train-pushcube-1", lambda _: other.__exit__(None, None, None)):
+        pass
+    assert [record.getMessage() for record in caplog.records] == [
+        "another pi05ctl is submitting train-pushcube-1, or was killed while it did; waiting for it, up to 90 s"
+    ]
