@@ -82,7 +82,7 @@ def _problems(run: Rendered, storage: Storage, made: Mapping[str, object]) -> It
     elif isinstance(job, TrainJob):
         for share in job.shares:
             yield from _missing_dataset(run, share.task, share.dataset, storage, made)
-        yield from _missing_weights(job, storage)
+        yield from _missing_weights(run, job, storage)
     elif isinstance(job, EvalJob):
         lacking = [*_missing_dataset(run, run.spec.task, job.dataset, storage, made)]
         if not lacking and job.eval.policy != "oracle":
@@ -106,13 +106,13 @@ def _missing_dataset(run: Rendered, task: str, key: str, storage: Storage, made:
         yield f"there is no dataset {key} yet; make it: {spec.command('demos')}"
 
 
-def _missing_weights(job: TrainJob, storage: Storage) -> Iterator[str]:
+def _missing_weights(run: Rendered, job: TrainJob, storage: Storage) -> Iterator[str]:
     """Look for what nobody can make but who has published it."""
     names = [name for name in (job.train.weights, job.train.tokenizer) if name]
     lacking = [name for name in names if not storage.exists(f"weights/{name}")]
     if lacking:
         what = " and no ".join(f"weights/{name}" for name in lacking)
-        remedy = "; then ".join(push_command(name) for name in lacking)
+        remedy = "; then ".join(f"{push_command(name)} --target {run.spec.target}" for name in lacking)
         yield f"{storage.url} has no {what}; put them there: {remedy}; or use --preset tiny, which needs none"
 
 

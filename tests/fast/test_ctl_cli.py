@@ -69,7 +69,10 @@ def command(capsys, *words: str) -> tuple[int, str, str]:
         ("submit demos pushcube --only", "--only is for train and eval"),
         ("submit pipeline all --only", "--only is for train and eval"),
         ("submit train pushcube --preset lora", "has no weights/pi05_base and no weights/paligemma_tokenizer"),
-        ("submit eval pushcube --preset lora", "pi05ctl weights push pi05_base --from pi05_base; then gcloud"),
+        (
+            "submit eval pushcube --preset lora",
+            "weights push pi05_base --from pi05_base --target local; then gcloud",
+        ),
         ("submit eval pushcube --set eval.step=77", "it keeps the last, 2400, and multiples of train.keep_every="),
         ("status --state runing", "unknown state 'runing'; did you mean 'Running'?"),
         ("status --task pushcub", "unknown task 'pushcub'; did you mean 'pushcube'?"),

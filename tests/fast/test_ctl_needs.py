@@ -211,3 +211,12 @@ def test_all_tasks_are_one_table_with_a_reason_where_there_is_no_number(capsys, 
         assert len(lines) == 7
     _, out, _ = command(capsys, "status", "all", "-o", "json")
     assert [row["task"] for row in json.loads(out) if row["metrics"]] == ["pushcube"]
+
+
+def test_the_pipeline_of_demonstrations_alone_has_a_report_and_no_training(capsys, here):
+    asked = around(spec("eval", overrides={"eval.policy": "oracle"}))
+    assert asked
+    name = put(here, asked, created=1)
+    assert command(capsys, "report", name)[0] == 0
+    code, _, err = command(capsys, "checkpoints", "list", name)
+    assert (code, f"{name} trains nothing" in err) == (2, True)
