@@ -219,8 +219,9 @@ class Service:
         told = self._records.told(self.storage.children("runs")).values()
         found: list[str] = []
         for task in tasks.TASKS:
-            own = [record for record in told if record.spec.task == task]
-            best = [one for one in own if one.parent is None and _rates(one.spec)] or own
+            every = [record for record in told if record.spec.task == task]
+            own = [record for record in every if record.parent is None] or every
+            best = [record for record in own if _rates(record.spec)] or own
             found += [max(best, key=lambda record: record.created).run] if best else []
         return found
 

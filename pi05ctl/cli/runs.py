@@ -480,7 +480,7 @@ def _follow(service: "Service", runs: list[str], output: Output) -> None:
     else:
         for end in ended:
             terminal.out(_ending(service, end))
-        if len({end.task for end in ended}) > 1:
+        if len({end.task for end in ended if end.kind in ("pipeline", "eval")}) > 1:
             terminal.out(_policies(service).text(ended))
     failed = [end for end in ended if end.state != "Done"]
     if failed:

@@ -12,11 +12,12 @@ import typer
 
 from pi05ctl.cli import terminal
 from pi05ctl.cli.options import Output, OutputOption, TargetOption, service_of, settings_here
-from pi05ctl.errors import TargetError, UsageError, unknown
+from pi05ctl.errors import TargetError, Unreachable, UsageError, unknown
 
 if TYPE_CHECKING:
     from pi05ctl.doctor.finding import Finding
     from pi05ctl.runs import gc as collector
+    from pi05ctl.service import Service
     from pi05ctl.spec.settings import Settings
 
 app = typer.Typer()
@@ -194,13 +195,23 @@ def delete(
     service = service_of(target)
     place, cluster = _target(target)
     names = removal.check(place.storage, [service.find(run) for run in runs])
-    lines = [f"{name}  {service.status(name).state}  {removal.size(place.storage, name)}" for name in names]
+    lines = [f"{name}  {_state(service, name)}  {removal.size(place.storage, name)}" for name in names]
     if not dry_run:
         _confirm(lines, yes)
     for name, line in zip(names, lines, strict=True):
         if not dry_run:
             removal.remove(place, cluster, name, time.sleep)
         terminal.out(f"{'would remove' if dry_run else 'removed'}: {line}\n")
+
+
+def _state(service: "Service", run: str) -> str:
+    """Return how a run stands; one whose record cannot be read may be removed, too."""
+    try:
+        return service.status(run).state
+    except Unreachable:
+        raise
+    except TargetError:
+        return "damaged"
 
 
 def _tag() -> str:

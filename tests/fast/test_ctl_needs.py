@@ -197,7 +197,10 @@ def test_all_tasks_are_one_table_with_a_reason_where_there_is_no_number(capsys, 
     failed = put(here, spec("pipeline", "pullcube"), created=2)
     words = Event(run=failed, kind="failed", time=2, message="no room")
     storage(here).write(RunPaths(failed).status, words.model_dump_json(exclude_none=True).encode())
-    demos = put(here, spec("demos", "stackcube"), created=2)
+    trained = around(spec("train", "stackcube"))
+    assert trained
+    parent = put(here, trained, created=2)
+    put(here, spec("demos", "stackcube"), created=3, parent=parent)
     for words in (("status", "all"), ("results", "all")):
         code, out, err = command(capsys, *words)
         assert (code, err) == (0, "")
@@ -206,7 +209,7 @@ def test_all_tasks_are_one_table_with_a_reason_where_there_is_no_number(capsys, 
         for part in ("90 %", "60 to 98 %", "10", "2400", "Done", pipeline):
             assert part in lines["pushcube"]
         assert f"no room; pi05ctl resume {failed}" in lines["pullcube"]
-        assert demos in lines["stackcube"]
+        assert parent in lines["stackcube"]
         assert "no run yet; pi05ctl submit pipeline pickcube" in lines["pickcube"]
         assert len(lines) == 7
     _, out, _ = command(capsys, "status", "all", "-o", "json")

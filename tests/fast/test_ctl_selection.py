@@ -94,6 +94,13 @@ def test_a_run_that_works_is_not_removed(capsys, here):
     assert storage(here).exists(RunPaths(run).spec)
 
 
+def test_a_run_whose_record_is_damaged_can_be_removed(capsys, here):
+    run = put(here, spec("train"), created=1)
+    storage(here).write(RunPaths(run).spec, b"{")
+    assert command(capsys, "delete", run, "-y")[:2] == (0, f"removed: {run}  damaged  record, log\n")
+    assert storage(here).children("runs") == []
+
+
 def test_a_submission_that_waits_for_another_one_says_so(here, monkeypatch, caplog):
     monkeypatch.setattr("pi05ctl.runs.records._MUTE", 0.0)
     other = storage(here).lease("local/submit/train-pushcube-1")
