@@ -550,7 +550,7 @@ def test_a_pipeline_ends_with_a_stage_that_somebody_cancels(bench):
 
 
 def test_a_stage_that_was_cancelled_while_its_pipeline_was_away_is_not_started_again(bench):
-    bench.jobs_do(pause=0.2)
+    bench.jobs_do(pause=0.1, steps=600)
     run, (demos, *_) = pipeline(bench)
     bench.target.submit(bench.run("pipeline"))
     bench.until_state(demos, "Running")
@@ -595,7 +595,7 @@ def test_an_edited_pipeline_does_not_run(bench):
 
 
 def test_a_training_on_nothing_makes_its_data_first_and_is_one_run(bench):
-    bench.jobs_do(pause=0.3)
+    bench.jobs_do(pause=0.1, steps=600)
     demos, train = bench.run("demos").run, bench.run("train").run
     first = bench.command("submit", "train", "pushcube", "-o", "json")
     assert f"{train} comes with what it needs" in first.stderr
