@@ -1,8 +1,9 @@
-"""demos, train, eval, in this order, as one run: `python -m pi05ctl.pipeline job.json`.
+"""Runs that read what the ones before them make, in this order, as one run: `python -m pi05ctl.pipeline job.json`.
 
 Each stage is a run of its own, submitted as a person would: one that is done is left alone, one that is running is
-waited for, so the pipeline can be killed at any moment and started again. It says what its stages do in events of its
-own (progress with `stage`, the stage's run).
+waited for, so the pipeline can be killed at any moment and started again. One that has ended without success since
+somebody last asked for the pipeline stays so and ends it, also when the pipeline was away at that moment; asked for
+again, it starts that stage again. It says what its stages do in events of its own (progress with `stage`, its run).
 
 On SIGTERM, a pipeline of this machine cancels the stage it is at, which saves first. In a cluster the signal may come
 from a node that is drained, and the pipeline's Job starts it again elsewhere: there the stage goes on meanwhile, and it
@@ -27,8 +28,9 @@ from pi05.errors import TERMINATED, ConfigError, DataError, JobError, NotLearnin
 from pi05.events import TERMINAL, Event, EventWriter
 from pi05.jobs import output
 from pi05.storage import RunPaths, Storage, connect
-from pi05ctl.errors import CtlError, Unreachable
+from pi05ctl.errors import CtlError, Unreachable, UsageError
 from pi05ctl.runs import status
+from pi05ctl.runs.records import Records
 from pi05ctl.runs.status import RunStatus
 from pi05ctl.runs.target import Target
 from pi05ctl.spec.render import PipelineJob, Rendered, stages
@@ -90,14 +92,27 @@ class Pipeline:
         self.events.emit("finished", metrics=ended[-1].metrics)
 
     def _stage(self, stage: Rendered) -> RunStatus:
-        """Submit one stage and wait for it; raise StageFailed when it ends without success."""
+        """Submit one stage and wait for it; raise StageFailed when it ends, or has ended, without success."""
         self._check_stop()
+        self._refuse_ended(stage.run)
         outcome = self._patiently(lambda: self.target.submit(stage, parent=self.run.run)).outcome
+        self._patiently(lambda: self._records.begin(self.run.run, stage.run))
         sys.stderr.write(f"{stage.run}: {outcome}\n")
         ended = self._watch(stage.run)
         if ended.state != "Done":
             raise StageFailed(ended)
         return ended
+
+    def _refuse_ended(self, stage: str) -> None:
+        """Raise StageFailed for a stage that was begun since somebody asked for this pipeline, and has failed since."""
+        if self._patiently(lambda: stage in self._records.begun(self.run.run)):
+            now = self._status(stage)
+            if now.state in ("Failed", "Cancelled"):
+                raise StageFailed(now)
+
+    @property
+    def _records(self) -> Records:
+        return Records(self.target.storage)
 
     def _watch(self, stage: str) -> RunStatus:
         """Say what a stage does until it ends."""
@@ -198,14 +213,18 @@ def _kept_log(storage: Storage, paths: RunPaths, attempt: str | None) -> Abstrac
 
 
 def _guarded(job: PipelineJob, events: EventWriter, stopping: Callable[[], bool]) -> int:
-    """Run the stages and turn what goes wrong into an event and an exit code."""
+    """Run the stages and turn what goes wrong into an event and an exit code.
+
+    A stage that cannot be started (weights are missing, say) has failed for good: asking again does not help it.
+    """
     try:
         target = _target(job)
-        Pipeline(target.load(job.run), target, events, stopping).work()
+        Pipeline(Records(target.storage).verified(job.run, job), target, events, stopping).work()
     except (CtlError, JobError) as error:
+        code = StageFailed.exit_code if isinstance(error, UsageError) else error.exit_code
         sys.stderr.write(f"{error}\n")
-        events.emit("failed", message=str(error), exit_code=error.exit_code)
-        return error.exit_code
+        events.emit("failed", message=str(error), exit_code=code)
+        return code
     return 0
 
 

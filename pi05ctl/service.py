@@ -11,14 +11,16 @@ from pi05.errors import nearest
 from pi05.storage import RunPaths, Storage, connect
 from pi05ctl.errors import UsageError, unknown
 from pi05ctl.runs import inputs, status
+from pi05ctl.runs.records import Records
 from pi05ctl.runs.status import Look, RunStatus
 from pi05ctl.runs.target import Submission, Target
 from pi05ctl.spec.changes import asked, changed, remarks
-from pi05ctl.spec.render import Local, Rendered, render, stages
+from pi05ctl.spec.render import Local, Rendered, around, refreshed, render, stages
 from pi05ctl.spec.runspec import DEFAULT_PRESET, KINDS, Kind, RunSpec, parse_assignment, resolve
 from pi05ctl.spec.settings import Settings
 from pi05ctl.stored import evaluations
 from pi05ctl.stored.evaluations import Evaluation
+from pi05ctl.views import tables
 
 ALL = "all"
 _STEP = "eval.step"
@@ -37,6 +39,7 @@ class Request:
         of: For an evaluation: the training run.
         every_checkpoint: For an evaluation: one of each checkpoint that the training run has kept.
         again: Whether a run of the same values is wanted in spite of the one that exists.
+        only: Whether a training or evaluation is wanted alone: what it needs is there, or it is refused.
     """
 
     kind: str
@@ -46,6 +49,7 @@ class Request:
     of: str | None = None
     again: bool = False
     every_checkpoint: bool = False
+    only: bool = False
 
 
 class Service:
@@ -66,19 +70,40 @@ class Service:
         """Where runs live."""
         return self.target.storage
 
+    @property
+    def _records(self) -> Records:
+        return Records(self.storage)
+
+    @property
+    def storage_url(self) -> str:
+        """Where runs live, or a placeholder for it."""
+        return self.settings.cluster.storage if self.target.name == "cluster" else self.settings.storage
+
+    @property
+    def has_storage(self) -> bool:
+        """Whether somebody has said where runs live."""
+        return self.target.name == "local" or "cluster.storage" not in self.settings.cluster.unset
+
     def render(self, request: Request) -> list[Rendered]:
-        """Return the runs that a request names; refuse words that mean nothing, with the nearest that do."""
+        """Return the runs that a request names; refuse words that mean nothing, with the nearest that do.
+
+        A training or evaluation for which something has to be made first is the pipeline that makes that and then it;
+        once there is this pipeline, the same words mean it. With `only`, and without `again` and `of`, the storage is
+        not asked.
+        """
         kind = _kind(request.kind)
         names = list(tasks.TASKS) if request.task == ALL else [_task(request.task)]
         if request.of is not None and (kind != "eval" or request.task == ALL):
             raise UsageError("--of names the training run of one evaluation; use it with: submit eval TASK")
         overrides = dict(parse_assignment(text) for text in request.assignments)
+        if request.only and kind not in ("train", "eval"):
+            raise UsageError(f"--only is for train and eval, which may need other runs; leave it out for {kind}")
         specs = [self._spec(request, kind, task, overrides) for task in names]
         if request.every_checkpoint:
             if kind != "eval" or request.task == ALL:
                 raise UsageError("--every-checkpoint is about one training; use it with: submit eval TASK")
             specs = self._of_every_checkpoint(specs[0])
-        return [self._render(spec, request.again) for spec in specs]
+        return [self._render(spec, request) for spec in specs]
 
     def submit(self, runs: Sequence[Rendered]) -> list[Submission]:
         """Start runs; those that are running or done are left alone. All of them could start, or none is started."""
@@ -86,7 +111,7 @@ class Service:
             new = [run for run in runs if not self.storage.exists(RunPaths(run.run).spec)]
             problems = [text for run in new if (text := inputs.missing(run, self.storage))]
             if problems:
-                raise UsageError("; ".join(problems))
+                raise UsageError("; ".join(dict.fromkeys(problems)))
         return [self.target.submit(run) for run in runs]
 
     def preview(self, run: Rendered) -> bytes:
@@ -100,10 +125,12 @@ class Service:
     def going_on(self, run: str, assignments: Sequence[str] = ()) -> Rendered:
         """Return a run as it is stored, or with other settings from its newest checkpoint on.
 
+        Its values are those it was submitted with; what runs it (interpreters, images, memory) is that of today.
+
         Raises:
             UsageError: It is no training, it is running, or a setting may not change.
         """
-        stored = self.target.load(run)
+        stored = refreshed(self._records.verified(run), self.settings)
         if not assignments:
             return stored
         if not isinstance(stored.job, TrainJob):
@@ -125,12 +152,11 @@ class Service:
 
         Of a task, a run that a pipeline submitted gives way to the pipeline.
         """
-        runs = self.target.runs()
-        if name in runs:
-            return name
+        runs = self.storage.children("runs")
         if name in tasks.TASKS:
             return self._newest(name, runs)
-        matches = [run for run in runs if run.startswith(name)]
+        begin = [name] if name in runs else [run for run in runs if run.startswith(name)]
+        matches = sorted(self._records.recorded(begin))
         if len(matches) == 1:
             return matches[0]
         if matches:
@@ -146,8 +172,10 @@ class Service:
             case "eval":
                 return cast("EvalJob", self.target.load(run).job).train_run
             case "pipeline":
-                _, train, _ = stages(self.target.load(run))
-                return train.run
+                trained = [stage.run for stage in stages(self.target.load(run)) if isinstance(stage.job, TrainJob)]
+                if not trained:
+                    raise UsageError(f"{run} trains nothing: it evaluates demonstrations")
+                return trained[0]
             case _:
                 return run
 
@@ -186,6 +214,29 @@ class Service:
         done = [s for s in self.statuses()[0] if s.kind == "eval" and s.state == "Done"]
         return [(s, evaluations.read(self.storage, s.run)) for s in done]
 
+    def newest(self) -> list[str]:
+        """Return the run that stands for each task that has one: the newest that is to end with a success rate."""
+        told = self._records.told(self.storage.children("runs")).values()
+        found: list[str] = []
+        for task in tasks.TASKS:
+            every = [record for record in told if record.spec.task == task]
+            own = [record for record in every if record.parent is None] or every
+            best = [record for record in own if _rates(record.spec)] or own
+            found += [max(best, key=lambda record: record.created).run] if best else []
+        return found
+
+    def policies(self, statuses: Sequence[RunStatus]) -> list[tables.Policy]:
+        """Return what has become of every task, given how the runs that stand for some of them stand."""
+        own = {status.task: status for status in statuses}
+        return [tables.policy(task, own.get(task), self._found(own.get(task))) for task in tasks.TASKS]
+
+    def _found(self, run: RunStatus | None) -> Evaluation | None:
+        """Return the evaluation that is a run, or the last of its stages, when it is done."""
+        if run is None or run.state != "Done":
+            return None
+        last = [run.run, *(stage.run for stage in stages(self.target.load(run.run)))][-1]
+        return evaluations.read(self.storage, last) if last.startswith("eval-") else None
+
     def _shown(self, own: RunStatus, below: Sequence[str]) -> list[RunStatus]:
         """Return what to show of a run; a stage that failed earlier waits while its pipeline is on the way to it."""
         if not below:
@@ -219,22 +270,44 @@ class Service:
             raise UsageError(f"{job.train_run} has no complete checkpoint in {self.storage.url} yet")
         return [spec.model_copy(update={"overrides": {**spec.overrides, _STEP: step}}) for step in steps]
 
-    def _render(self, spec: RunSpec, again: bool) -> Rendered:
-        """Return the run of a spec; `again` means the first name that is not taken."""
-        run = render(spec, self.settings)
-        while again and self.storage.exists(RunPaths(run.run).spec):
+    def _render(self, spec: RunSpec, request: Request) -> Rendered:
+        """Return the run of a spec, or the pipeline around it; `again` means the first name that is not taken."""
+        while True:
+            run, whole = render(spec, self.settings), self._around(spec, request)
+            if not request.again or not self._taken(run, whole):
+                return whole if whole is not None and self._needed(run, whole) else run
             spec = spec.model_copy(update={"again": spec.again + 1})
-            run = render(spec, self.settings)
-        return run
+
+    def _around(self, spec: RunSpec, request: Request) -> Rendered | None:
+        """Return the pipeline that makes a run and what it needs; an evaluation again is of what has been trained."""
+        alone = request.only or request.every_checkpoint or (spec.kind == "eval" and spec.again)
+        whole = None if alone else around(spec)
+        return None if whole is None else render(whole, self.settings)
+
+    def _taken(self, run: Rendered, whole: Rendered | None) -> bool:
+        """Return whether there is a run of one of these names."""
+        names = [run.run] if whole is None else [run.run, whole.run]
+        return any(self.storage.exists(RunPaths(name).spec) for name in names)
+
+    def _needed(self, run: Rendered, whole: Rendered) -> bool:
+        """Return whether a run takes the pipeline around it: that is there, or something has to be made first."""
+        if not self.has_storage:
+            return False
+        if self.storage.exists(RunPaths(whole.run).spec):
+            return True
+        if inputs.absent(run, self.storage) is None:
+            return False
+        snapshot = self.target.snapshot(run.run)
+        now = snapshot and status.fold(snapshot, self._clock())
+        return not now or (now.ended and not (now.state == "Done" and inputs.made(run, self.storage)))
 
     def _newest(self, task: str, runs: Sequence[str]) -> str:
         """Return the newest run of a task that nobody's pipeline submitted."""
-        snapshots = [self.target.snapshot(run) for run in runs if run.split("-")[1:2] == [task]]
-        found = [snapshot for snapshot in snapshots if snapshot is not None]
+        found = self._records.told(run for run in runs if run.split("-")[1:2] == [task])
         if not found:
             raise UsageError(f"there is no run of {task} yet; start one: pi05ctl submit pipeline {task}")
-        asked_for = [snapshot for snapshot in found if snapshot.parent is None]
-        return max(asked_for or found, key=lambda snapshot: snapshot.created).run
+        asked_for = [record for record in found.values() if record.parent is None]
+        return max(asked_for or found.values(), key=lambda record: record.created).run
 
     def _not_yet(self, run: str) -> RunStatus:
         """Return the status of a stage whose turn has not come."""
@@ -247,6 +320,12 @@ def _kind(name: str) -> Kind:
         if name == kind:
             return kind
     raise unknown("kind of run", name, KINDS)
+
+
+def _rates(spec: RunSpec) -> bool:
+    """Return whether a run ends with the success rate of a policy."""
+    policy = spec.overrides.get("eval.policy", "checkpoint") == "checkpoint"
+    return policy and (spec.kind == "eval" or (spec.kind == "pipeline" and spec.goal != "train"))
 
 
 def _learned(spec: RunSpec) -> list[str]:

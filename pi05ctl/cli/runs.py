@@ -7,12 +7,13 @@ import gc
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pi05.errors import JobError, TemporaryError
+from pi05.errors import AccessError, JobError, TemporaryError
 from pi05.tasks import TASKS
 from pi05ctl.cli import datasets, setup, stored, terminal
 from pi05ctl.cli import plan as cli_plan
@@ -31,8 +32,9 @@ from pi05ctl.errors import (
 
 if TYPE_CHECKING:
     from pi05ctl.local.target import Submission
+    from pi05ctl.runs.selection import Wanted
     from pi05ctl.runs.status import RunStatus
-    from pi05ctl.service import Service
+    from pi05ctl.service import Request, Service
     from pi05ctl.spec.render import Rendered
 
 WATCH_EVERY = 1.0
@@ -51,7 +53,7 @@ app = typer.Typer(
 
 
 KindArgument = Annotated[
-    str, typer.Argument(metavar="KIND", help="demos, train, eval, or pipeline (the three in order).")
+    str, typer.Argument(metavar="KIND", help="demos, train, eval, or pipeline (all three, with a report).")
 ]
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help=f"{', '.join(TASKS)}, or all.")]
 PresetOption = Annotated[
@@ -71,6 +73,9 @@ OfOption = Annotated[
 ]
 EveryOption = Annotated[
     bool, typer.Option("--every-checkpoint", help="eval: of each checkpoint kept, so success over training steps.")
+]
+OnlyOption = Annotated[
+    bool, typer.Option("--only", help="train, eval: make nothing else first; what is missing is refused.")
 ]
 AgainOption = Annotated[bool, typer.Option("--again", help="Make a new run even though one with these values exists.")]
 FollowOption = Annotated[bool, typer.Option("--follow", help="Show progress until it ends. Ctrl-C leaves it running.")]
@@ -93,6 +98,7 @@ def submit(
     ] = False,
     follow: FollowOption = False,
     again: AgainOption = False,
+    only: OnlyOption = False,
     plan: Annotated[
         bool, typer.Option("--plan/--no-plan", help="Refuse a training that cannot fit its GPUs' memory.")
     ] = True,
@@ -100,15 +106,18 @@ def submit(
 ) -> None:
     """Start a run, or find that it is running or done.
 
-    The same values are the same run, however they are spelled, so submitting twice is harmless.
+    A training or evaluation comes with what it needs and is not there yet, as one run (--only: without). The same
+    values are the same run, however they are spelled, so submitting twice is harmless.
     """
     service = service_of(target)
-    runs = _render(service, kind, task, preset, set_, of, again, every_checkpoint)
+    request = _request(kind, task, preset, set_, of, again, every_checkpoint, only)
     if dry_run:
-        _print_jobs(service, runs)
+        _print_jobs(service, request)
         return
+    runs = service.render(request)
     notes = cli_plan.admit(service, runs) if plan and service.target.name == "cluster" else []
     submitted = service.submit(runs)
+    _say_stages(runs, kind)
     for text in notes:
         terminal.say(text)
     _after_submission(service, submitted, follow, output)
@@ -124,44 +133,57 @@ def render(
     of: OfOption = None,
     every_checkpoint: EveryOption = False,
     again: AgainOption = False,
+    only: OnlyOption = False,
 ) -> None:
     """Print what submit would make.
 
-    That is job.json, or for a cluster the manifests, which are those of helm template. It needs no cluster.
+    That is job.json, or for a cluster the manifests, which are those of helm template. It needs no cluster, and with
+    --only no storage: without, it looks there for what a training or evaluation needs.
     """
     service = service_of(target)
-    _print_jobs(service, _render(service, kind, task, preset, set_, of, again, every_checkpoint))
+    _print_jobs(service, _request(kind, task, preset, set_, of, again, every_checkpoint, only))
 
 
 @app.command()
 def status(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="One run; without it, all.")] = None,
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="One run, or all: a line a task; without it, every run.")
+    ] = None,
     watch: Annotated[bool, typer.Option("-w", "--watch", help="Go on showing it; Ctrl-C ends that.")] = False,
+    state: Annotated[
+        list[str] | None, typer.Option("--state", metavar="STATE", help="Only runs in it: Running, Failed. Repeatable.")
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option("--task", metavar="TASK", help="Only its runs. Repeatable.")] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option("--kind", metavar="KIND", help="Only demos, train, ... Repeatable.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", help="Only the newest.")] = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Those that ended more than 7 days ago, too. (-o json always has them.)")
+    ] = False,
     output: OutputOption = Output.text,
     target: TargetOption = None,
 ) -> None:
     """Show how runs stand.
 
-    Progress, speed, time left, age, and why one waits or failed.
+    Progress, speed, time left, age, and why one waits or failed. All: success rate, interval, episodes and checkpoint
+    of every task, or why there is none.
     """
+    from pi05ctl.runs.selection import wanted
+
+    by = wanted(state or (), task or (), kind or (), limit, all_ or output is Output.json)
+    if run and not (by.every and limit is None):
+        raise UsageError(f"--state, --task, --kind and --limit choose among all runs; leave out {run}")
     service = service_of(target)
-    name = service.find(run) if run else None
-
-    def look() -> "list[RunStatus]":
-        if name:
-            return service.with_stages(name)
-        statuses, damaged = service.statuses()
-        for problem in damaged:
-            terminal.say(problem)
-        return statuses
-
+    view = _policies(service) if run == "all" else _one(service, run) if run else _many(service, by)
     if watch:
-        _watch(look, output, until_ended=name is not None)
+        _watch(view, output)
         return
-    statuses = look()
-    if not statuses and output is Output.text:
-        terminal.say(f"no runs in {service.storage.url} yet; start one: pi05ctl submit pipeline pushcube")
-    _print_statuses(statuses, output)
+    statuses = view.look()
+    if view.note is not None and (note := view.note()):
+        terminal.say(note)
+    if statuses or run == "all" or output is Output.json:
+        terminal.out(view.shown(statuses, output))
 
 
 @app.command()
@@ -249,13 +271,20 @@ def resume(
 
 @app.command()
 def results(
+    which: Annotated[str | None, typer.Argument(metavar="[all]", help="all: a line a task, as status all.")] = None,
     output: OutputOption = Output.text,
     target: TargetOption = None,
 ) -> None:
     """Show the success rates of finished evaluations."""
     from pi05ctl.views import tables
 
+    if which not in (None, "all"):
+        raise UsageError(f"results shows every evaluation, results all a line a task; of one run: report {which}")
     service = service_of(target)
+    if which == "all":
+        view = _policies(service)
+        terminal.out(view.shown(view.look(), output))
+        return
     found = tables.results(service.results())
     if output is Output.json:
         terminal.out(tables.results_json(found))
@@ -358,8 +387,7 @@ def _usage(error: typer.TyperException) -> str:
     return f"{text} (pi05ctl --help lists what there is)"
 
 
-def _render(
-    service: "Service",
+def _request(
     kind: str,
     task: str,
     preset: str | None,
@@ -367,16 +395,42 @@ def _render(
     of: str | None,
     again: bool,
     every_checkpoint: bool,
-) -> "list[Rendered]":
+    only: bool,
+) -> "Request":
     from pi05ctl.service import Request
 
-    return service.render(Request(kind, task, preset, assignments or (), of, again, every_checkpoint))
+    return Request(kind, task, preset, assignments or (), of, again, every_checkpoint, only)
 
 
-def _print_jobs(service: "Service", runs: "Sequence[Rendered]") -> None:
-    """Print what would be made, byte for byte."""
+def _print_jobs(service: "Service", request: "Request") -> None:
+    """Print what would be made, byte for byte; where nobody can look what is there, the run alone, and say so."""
+    looks = request.kind in ("train", "eval") and not request.only
+    try:
+        runs = service.render(request)
+        unseen = f"{service.storage_url} is no storage yet" if looks and not service.has_storage else ""
+    except (TargetError, AccessError, TemporaryError) as error:
+        if not looks:
+            raise
+        runs, unseen = service.render(replace(request, only=True)), str(error)
+    if unseen:
+        terminal.say(
+            f"shown is the run alone; what it needs may have to be made first, and nobody could look: {unseen}"
+        )
+    _say_stages(runs, request.kind)
     for run in runs:
         terminal.out(service.preview(run).decode())
+
+
+def _say_stages(runs: "Sequence[Rendered]", kind: str) -> None:
+    """Say of runs that come with what they need what that is."""
+    from pi05ctl.spec.render import stages
+
+    for run in runs if kind != "pipeline" else ():
+        if below := [stage.run for stage in stages(run)]:
+            terminal.say(
+                f"{below[-1]} comes with what it needs, as one run, {run.run}: {', then '.join(below)}, each submitted "
+                "when its turn comes (--only: it alone, refused while something is missing)"
+            )
 
 
 def _after_submission(service: "Service", submissions: "Sequence[Submission]", follow: bool, output: Output) -> None:
@@ -426,6 +480,8 @@ def _follow(service: "Service", runs: list[str], output: Output) -> None:
     else:
         for end in ended:
             terminal.out(_ending(service, end))
+        if len({end.task for end in ended if end.kind in ("pipeline", "eval")}) > 1:
+            terminal.out(_policies(service).text(ended))
     failed = [end for end in ended if end.state != "Done"]
     if failed:
         raise RunFailed("; ".join(_failure(end) for end in failed))
@@ -450,26 +506,97 @@ def _failure(end: "RunStatus") -> str:
     return f"{end.run} is {end.state}{why}{remedy}"
 
 
-def _watch(look: "Callable[[], list[RunStatus]]", output: Output, until_ended: bool) -> None:
+@dataclass(frozen=True)
+class _View:
+    """What of runs is shown.
+
+    Attributes:
+        look: Returns how they stand now.
+        text, json: What to print of that.
+        over: Whether watching ends with such a look.
+        note: Returns what to say of the latest look.
+    """
+
+    look: "Callable[[], list[RunStatus]]"
+    text: "Callable[[Sequence[RunStatus]], str]"
+    json: "Callable[[Sequence[RunStatus]], str]"
+    over: "Callable[[Sequence[RunStatus]], bool]"
+    note: Callable[[], str] | None = None
+
+    def shown(self, statuses: "Sequence[RunStatus]", output: Output) -> str:
+        """Return what to print."""
+        return self.json(statuses) if output is Output.json else self.text(statuses)
+
+
+def _one(service: "Service", run: str) -> _View:
+    """Return the view of one run, with the stages of a pipeline."""
+    from pi05ctl.views.tables import status_json
+
+    name = service.find(run)
+    return _View(lambda: service.with_stages(name), _status_table, status_json, lambda s: s[0].ended)
+
+
+def _many(service: "Service", by: "Wanted") -> _View:
+    """Return the view of all runs that are wanted."""
+    from pi05ctl.runs.selection import select
+    from pi05ctl.views.tables import status_json
+
+    left: list[str] = []
+
+    def look() -> "list[RunStatus]":
+        statuses, damaged = service.statuses()
+        for problem in damaged:
+            terminal.say(problem)
+        shown, out = select(statuses, by, time.time())
+        left[:] = [_left_out(service, len(statuses), len(shown), out)]
+        return shown
+
+    return _View(look, _status_table, status_json, lambda _: False, lambda: left[0])
+
+
+def _left_out(service: "Service", there: int, shown: int, out: str) -> str:
+    """Return what to say of runs that a table does not show."""
+    if not there:
+        return f"no runs in {service.storage.url} yet; start one: pi05ctl submit pipeline pushcube"
+    if out:
+        return f"left out: {out}"
+    return "" if shown else f"none of the {there} runs is so"
+
+
+def _policies(service: "Service") -> _View:
+    """Return the view of the one table of all tasks."""
+    from pi05ctl.views import tables
+
+    def text(statuses: "Sequence[RunStatus]") -> str:
+        rows = [tables.policy_row(one) for one in service.policies(statuses)]
+        return terminal.table(tables.POLICIES_HEADER, rows)
+
+    return _View(
+        lambda: [service.status(run) for run in service.newest()],
+        text,
+        lambda statuses: tables.policies_json(service.policies(statuses)),
+        lambda statuses: all(status.ended for status in statuses),
+    )
+
+
+def _watch(view: _View, output: Output) -> None:
     """Show statuses again and again: in place on a terminal, elsewhere whenever something changed."""
     if output is Output.text and terminal.is_terminal():
         from rich.live import Live
         from rich.text import Text
 
         with Live(auto_refresh=False) as live:
-            _repeat(look, lambda s: live.update(Text.from_ansi(_status_table(s)), refresh=True), until_ended)
+            _repeat(view, lambda s: live.update(Text.from_ansi(view.text(s)), refresh=True))
         return
-    _repeat(look, lambda s: _print_statuses(s, output), until_ended)
+    _repeat(view, lambda s: terminal.out(view.shown(s, output)))
 
 
-def _repeat(
-    look: "Callable[[], list[RunStatus]]", show: "Callable[[list[RunStatus]], None]", until_ended: bool
-) -> None:
-    """Show what is new until the runs have ended (or forever); who does not answer is asked again."""
+def _repeat(view: _View, show: "Callable[[list[RunStatus]], None]") -> None:
+    """Show what is new until that is over (or forever); who does not answer is asked again."""
     before: object = None
     while True:
         try:
-            statuses = look()
+            statuses = view.look()
         except (Unreachable, TemporaryError) as error:
             terminal.say(f"{error} (asked again)")
             time.sleep(WATCH_EVERY)
@@ -478,7 +605,7 @@ def _repeat(
         if news != before or terminal.is_terminal():
             show(statuses)
         before = news
-        if until_ended and all(s.ended for s in statuses[:1]):
+        if view.over(statuses):
             return
         time.sleep(WATCH_EVERY)
 

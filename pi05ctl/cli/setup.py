@@ -12,11 +12,12 @@ import typer
 
 from pi05ctl.cli import terminal
 from pi05ctl.cli.options import Output, OutputOption, TargetOption, service_of, settings_here
-from pi05ctl.errors import TargetError, UsageError, unknown
+from pi05ctl.errors import TargetError, Unreachable, UsageError, unknown
 
 if TYPE_CHECKING:
     from pi05ctl.doctor.finding import Finding
     from pi05ctl.runs import gc as collector
+    from pi05ctl.service import Service
     from pi05ctl.spec.settings import Settings
 
 app = typer.Typer()
@@ -170,6 +171,47 @@ def gc(
     _print_removed(removed, found.left, dry_run, output)
     if not dry_run and any(why for _, why in removed):
         raise TargetError(f"{sum(bool(why) for _, why in removed)} of {len(removed)} could not be removed")
+
+
+@app.command()
+def delete(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Names, or unique beginnings of them; no task's name.")
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it and remove nothing.")] = False,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
+    target: TargetOption = None,
+) -> None:
+    """Remove runs for good: record, log, checkpoints, results.
+
+    Datasets and weights stay. Refused while a run works, and while others build on it: an evaluation on its training, a
+    pipeline on its stages.
+    """
+    from pi05.tasks import TASKS
+    from pi05ctl.runs import removal
+
+    if tasks := [run for run in runs if run in TASKS]:
+        raise UsageError(f"{tasks[0]} is a task, not a run; pi05ctl status --task {tasks[0]} lists its runs")
+    service = service_of(target)
+    place, cluster = _target(target)
+    names = removal.check(place.storage, [service.find(run) for run in runs])
+    lines = [f"{name}  {_state(service, name)}  {removal.size(place.storage, name)}" for name in names]
+    if not dry_run:
+        _confirm(lines, yes)
+    for name, line in zip(names, lines, strict=True):
+        if not dry_run:
+            removal.remove(place, cluster, name, time.sleep)
+        terminal.out(f"{'would remove' if dry_run else 'removed'}: {line}\n")
+
+
+def _state(service: "Service", run: str) -> str:
+    """Return how a run stands; one whose record cannot be read may be removed, too."""
+    try:
+        return service.status(run).state
+    except Unreachable:
+        raise
+    except TargetError:
+        return "damaged"
 
 
 def _tag() -> str:

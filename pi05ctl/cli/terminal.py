@@ -6,6 +6,7 @@ terminal every control character of it is shown and not obeyed.
 
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -22,8 +23,19 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2
 _COLOURS = {"ok": "32", "warning": "33", "missing": "1;31"}
 
 
+class _Said(logging.Handler):
+    """Writes what modules without words of their own log, as a line for people."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
 def prepare() -> None:
-    """Have stdout and stderr take whatever is written, as escapes where their encoding lacks it, or closed, nowhere."""
+    """Have stdout and stderr take whatever is written, as escapes where their encoding lacks it, or closed, nowhere.
+
+    What the controller logs is said on stderr.
+    """
+    logging.getLogger("pi05ctl").addHandler(_Said())
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by who started us

@@ -16,7 +16,7 @@ from pi05.storage import RunPaths, Storage
 from pi05ctl.errors import CtlError, UsageError
 from pi05ctl.runs.facts import ABSENT
 from pi05ctl.runs.records import Records
-from pi05ctl.runs.status import Snapshot, fold
+from pi05ctl.runs.status import Snapshot, fold, latest
 from pi05ctl.spec.render import Rendered
 
 _AT_ONCE = 16
@@ -140,7 +140,7 @@ def _look(target: Target, snapshot: Snapshot, installed: Collection[str], rules:
     run, status = snapshot.run, fold(snapshot, rules.now)
     if not status.ended:
         return None, f"{run} is {status.state}"
-    age = rules.now - _ended(snapshot)
+    age = rules.now - latest(snapshot)
     here = run in installed
     if age < rules.older:
         return None, f"{run} ended {_age(age)} ago" if here else ""
@@ -219,13 +219,6 @@ def _delete(storage: Storage, leftover: Leftover) -> None:
         storage.delete(key)
     for key in leftover.broken:
         storage.discard(key)
-
-
-def _ended(snapshot: Snapshot) -> float:
-    """Return the latest moment at which something is known to have happened to a run."""
-    facts = snapshot.facts.started if snapshot.facts else None
-    times = [snapshot.created, snapshot.cancelled, facts, *(event.time for event in snapshot.verdicts)]
-    return max(time for time in times if time is not None)
 
 
 def _age(age: float) -> str:

@@ -87,6 +87,11 @@ def alive_key(run: str) -> str:
     return f"{RunPaths(run).root}/supervisor"
 
 
+def begun_key(run: str) -> str:
+    """Return where a pipeline keeps which stages it has begun since somebody last asked for it."""
+    return f"{RunPaths(run).root}/stages.json"
+
+
 def cancel_key(run: str) -> str:
     """Return where a request to cancel is kept; it outlives the run, which then is not Failed but Cancelled."""
     return f"{RunPaths(run).root}/cancel.json"

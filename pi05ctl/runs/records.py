@@ -3,8 +3,10 @@
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import time
+import zlib
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, cast
@@ -12,20 +14,25 @@ from typing import Annotated, Any, cast
 from pydantic import Field, TypeAdapter, ValidationError
 
 from pi05.config import AnyJob, EvalJob, Section, TrainJob
-from pi05.errors import DataError, TemporaryError
+from pi05.errors import DataError, JobError, TemporaryError
 from pi05.events import Event
 from pi05.storage import RunPaths, Storage, user_cache
 from pi05ctl.errors import TargetError, UsageError
-from pi05ctl.runs.process import cancel_key
+from pi05ctl.runs.process import begun_key, cancel_key
 from pi05ctl.runs.status import finished
 from pi05ctl.spec.changes import Change, changed
-from pi05ctl.spec.render import PipelineJob, Rendered, moved, to_json
-from pi05ctl.spec.runspec import RunSpec
+from pi05ctl.spec.render import PipelineJob, Rendered, digest_of, moved, named, to_json
+from pi05ctl.spec.runspec import RunSpec, assign
 
 _IN_SHARDS = ("demos-", "eval-")
+_SHARED = "cache/done.json.zlib"
 _POLL = 0.05
 _LOCK_PATIENCE = 90.0
 """Seconds that a submission waits for another one of the same run; on gs:// that of a killed one expires after 60."""
+_MUTE = 2.0
+"""Seconds after which it says that it waits."""
+_LOG = logging.getLogger(__name__)
+_WAITS = "another pi05ctl is submitting %s, or was killed while it did; waiting for it, up to %.0f s"
 _JOB: TypeAdapter[AnyJob | PipelineJob] = TypeAdapter(Annotated[AnyJob | PipelineJob, Field(discriminator="kind")])
 
 
@@ -58,7 +65,7 @@ class Records:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self._done = DoneRuns(storage.url)
+        self._done = DoneRuns(storage)
 
     def names(self) -> list[str]:
         """Return the names of all runs."""
@@ -97,18 +104,22 @@ class Records:
     def all_asked(self) -> tuple[dict[str, bytes], list[str]]:
         """Return everything of the runs that are done, and run.json of the others, with their names.
 
-        The files of a run that is done are read once (see `keep`) and then kept on this machine.
+        The files of a run that is done are read once (see `keep`) and then kept on this machine; one that has kept
+        nothing yet takes what the latest other one has kept.
         """
         runs = set(self.storage.children("runs"))
-        done = {run: files for run, files in self._done.load().items() if run in runs}
+        kept = self._done.load() or self._done.shared()
+        done = {run: files for run, files in kept.items() if run in runs}
         others = sorted(runs - done.keys())
         return {key: data for own in done.values() for key, data in own.items()} | self.asked(others), others
 
     def keep(self, files: Mapping[str, Mapping[str, bytes]], others: Iterable[str]) -> None:
-        """Keep the files (by run and key) of runs that are done on this machine; `others` were not when last seen."""
+        """Keep the files (by run and key) of runs that are done; `others` were not when last seen."""
         new = {run for run in others if finished(verdicts(files.get(run, {})))}
-        if new:
-            self._done.save({run: own for run, own in files.items() if run in new or run not in others})
+        if new or not self._done.here():
+            self._done.save(
+                {run: own for run, own in files.items() if run in new or run not in others}, share=bool(new)
+            )
 
     def parse(self, run: str, data: bytes) -> Record:
         """Return the record in the bytes of a run's run.json; raise TargetError when they are none."""
@@ -126,6 +137,60 @@ class Records:
         except (DataError, ValidationError) as error:
             raise TargetError(f"{RunPaths(run).job} is damaged; submit it again") from error
         return Rendered(record.spec, moved(job, self.storage.url), record.digest, record.changes)
+
+    def verified(self, run: str, told: PipelineJob | None = None) -> Rendered:
+        """Return a run that shall be started, after a look whether its job is the one that its name stands for.
+
+        Args:
+            run: Its name.
+            told: Its job, where that does not come from storage: a pod has been told it.
+
+        Raises:
+            TargetError: Its files are damaged, or its job.json is another job's; nothing may run under this name.
+        """
+        record, key = self.read(run), RunPaths(run).job
+        try:
+            content = to_json(told) if told is not None else self.storage.read(key)
+            job = told or _JOB.validate_json(content)
+            fits = _fits(record, json.loads(content))
+        except (DataError, ValidationError, ValueError) as error:
+            raise TargetError(f"{key} is damaged; submit it again: {record.command}") from error
+        if not fits or job.run != run:
+            raise TargetError(
+                f"{self.storage.url}/{key} is not the job that {run} stands for: a run's name is the digest of its "
+                f"values, and these have another (was it edited?). To write it anew: {record.command}; for other "
+                "values submit another run"
+            )
+        return Rendered(record.spec, moved(job, self.storage.url), record.digest, record.changes)
+
+    def recorded(self, runs: Iterable[str]) -> dict[str, bytes]:
+        """Return run.json of those runs that have one, by run, in one round; those of done runs are kept here."""
+        wanted = {RunPaths(run).spec: run for run in runs}
+        kept = {key: data for own in self._done.load().values() for key, data in own.items() if key in wanted}
+        found = kept | self.storage.read_all(wanted.keys() - kept.keys())
+        return {wanted[key]: data for key, data in found.items()}
+
+    def told(self, runs: Iterable[str]) -> dict[str, Record]:
+        """Return the records of those runs that have a whole one, in one round."""
+        records: dict[str, Record] = {}
+        for run, data in self.recorded(runs).items():
+            with contextlib.suppress(TargetError):
+                records[run] = self.parse(run, data)
+        return records
+
+    def begun(self, pipeline: str) -> list[str]:
+        """Return the stages that a pipeline has begun since somebody last asked for it."""
+        try:
+            content: Any = json.loads(self.storage.read(begun_key(pipeline)))
+            return [str(stage) for stage in content]
+        except (DataError, ValueError, TypeError):
+            return []
+
+    def begin(self, pipeline: str, stage: str) -> None:
+        """Keep that a pipeline has begun a stage."""
+        before = self.begun(pipeline)
+        if stage not in before:
+            self.storage.write(begun_key(pipeline), json.dumps([*before, stage]).encode() + b"\n")
 
     def current(self, run: Rendered) -> Rendered:
         """Return a run that somebody submits with the changes that it has had before, unless it comes with its own."""
@@ -151,12 +216,19 @@ class Records:
         paths = RunPaths(run.run)
         self.storage.write(paths.job, run.job_json)
         self.storage.write(paths.spec, to_json(record))
-        self.storage.delete(cancel_key(run.run))
+        for key in (cancel_key(run.run), *([begun_key(run.run)] if run.spec.kind == "pipeline" else ())):
+            self.storage.delete(key)
 
     def forget(self, run: str) -> None:
         """Remove the record of a run that could not be started and never has been."""
         for key in (RunPaths(run).spec, RunPaths(run).job):
             self.storage.delete(key)
+
+    def drop(self, run: str) -> None:
+        """Forget what is kept of a run that was done and is removed."""
+        for kept, save in ((self._done.load(), self._done.save), (self._done.shared(), self._done.share)):
+            if kept.pop(run, None) is not None:
+                save(kept)
 
     def refuse_other(self, run: Rendered) -> None:
         """Raise UsageError when the stored run of this name is another one."""
@@ -167,22 +239,39 @@ class Records:
 
     @contextlib.contextmanager
     def submitting(self, run: str, sleep: Callable[[float], None]) -> Generator[None]:
-        """Hold the right to submit this run; wait for another submission of it to finish."""
-        until = time.monotonic() + _LOCK_PATIENCE
+        """Hold the right to submit this run; wait, and say so, for another submission of it to finish."""
+        begin = time.monotonic()
+        told = False
         with contextlib.ExitStack() as held:
             while True:
                 try:
                     held.enter_context(self.storage.lease(f"local/submit/{run}"))
                     break
                 except TemporaryError as error:
-                    if time.monotonic() > until:
+                    waited = time.monotonic() - begin
+                    if waited > _LOCK_PATIENCE:
                         raise TargetError(f"another pi05ctl is still submitting {run}") from error
+                    if waited >= _MUTE and not told:
+                        _LOG.warning(_WAITS, run, _LOCK_PATIENCE)
+                        told = True
                     sleep(_POLL)
             yield
 
     def cancel(self, run: str, at: float, now: bool) -> None:
         """Keep that somebody asked to cancel a run."""
         self.storage.write(cancel_key(run), json.dumps({"time": at, "now": now}).encode() + b"\n")
+
+
+def _fits(record: Record, told: dict[str, Any]) -> bool:
+    """Return whether job.json is of the values that a run was named by; what it went on with since is undone first."""
+    for change in reversed(record.changes):
+        for path, value in change.before.items():
+            assign(told, path, value)
+    own = told["run"] == named(told, record.spec.again) and digest_of(told, record.spec.again) == record.digest
+    stages = told["stages"] if told["kind"] == "pipeline" else ()
+    return own and all(
+        stage["run"] == named(stage, record.spec.again if stage["kind"] == "train" else 0) for stage in stages
+    )
 
 
 def cancelled(files: Mapping[str, bytes], run: str) -> float | None:
@@ -229,28 +318,62 @@ def _other_shards(run: str, first: bytes) -> list[str]:
 
 
 class DoneRuns:
-    """The files of runs that are done, on this machine: they never change, and most runs are done.
+    """The files of runs that are done, by run and key: they never change, and most runs are done.
+
+    They are kept on this machine and, for the first look of others, as one object in storage.
 
     Args:
-        url: The storage they are of.
+        storage: Where the runs are.
     """
 
-    def __init__(self, url: str) -> None:
-        self._path = user_cache() / "done" / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.json"
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._path = user_cache() / "done" / f"{hashlib.sha256(storage.url.encode()).hexdigest()[:32]}.json"
+
+    def here(self) -> bool:
+        """Return whether this machine has kept anything."""
+        return self._path.exists()
 
     def load(self) -> dict[str, dict[str, bytes]]:
-        """Return the files of every run that was kept, by run and key; none when they cannot be read."""
+        """Return what this machine has kept; nothing when it cannot be read."""
         try:
-            content: dict[str, dict[str, str]] = json.loads(self._path.read_bytes())
-            return {run: {key: text.encode() for key, text in files.items()} for run, files in content.items()}
-        except (OSError, ValueError, AttributeError):
+            return _parsed(self._path.read_bytes())
+        except OSError:
             return {}
 
-    def save(self, runs: Mapping[str, Mapping[str, bytes]]) -> None:
-        """Keep the files of runs; where that is impossible, they are read again next time."""
-        content = {run: {key: data.decode() for key, data in files.items()} for run, files in runs.items()}
+    def shared(self) -> dict[str, dict[str, bytes]]:
+        """Return what another machine has kept for all; nothing when it cannot be read."""
+        try:
+            return _parsed(zlib.decompress(self._storage.read(_SHARED)))
+        except (JobError, zlib.error):
+            return {}
+
+    def save(self, runs: Mapping[str, Mapping[str, bytes]], share: bool = False) -> None:
+        """Keep the files of runs, `share`d or not; where that is impossible, they are read again next time."""
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             part = self._path.with_suffix(f".{os.getpid()}")
-            part.write_text(json.dumps(content))
+            part.write_bytes(_content(runs))
             part.replace(self._path)
+        if share:
+            self.share(runs)
+
+    def share(self, runs: Mapping[str, Mapping[str, bytes]]) -> None:
+        """Keep the files of runs for other machines; of several that do so at once the last one counts."""
+        with contextlib.suppress(JobError):  # who may only look at the bucket has no part in it
+            self._storage.write(_SHARED, zlib.compress(_content(runs)))
+
+
+def _content(runs: Mapping[str, Mapping[str, bytes]]) -> bytes:
+    return json.dumps(
+        {run: {key: data.decode() for key, data in files.items()} for run, files in runs.items()}
+    ).encode()
+
+
+def _parsed(content: bytes) -> dict[str, dict[str, bytes]]:
+    """Return the files in what was kept; none when it is of another form."""
+    try:
+        told: dict[str, dict[str, str]] = json.loads(content)
+        return {run: {key: text.encode() for key, text in files.items()} for run, files in told.items()}
+    except (ValueError, AttributeError):
+        return {}

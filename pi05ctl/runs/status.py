@@ -24,7 +24,7 @@ and for a Job of a cluster, by the phase that `facts` found:
     16. pending (unschedulable, no quota, no image)               Pending
     17. stopping                                                  Running, with what stops it
     18. starting, or running without an event of this attempt     Starting, or Retrying from the second attempt on
-    19. running, the last event long ago                          Stalled
+    19. running, the last event (of a shard at work) long ago     Stalled
     20. running                                                   Running
     21. absent, every shard said finished                         Done
     22. absent, and somebody asked to cancel it                   Cancelled
@@ -52,6 +52,7 @@ _BEING_MADE = 120.0
 """Seconds after a submission in which a Job that is not seen is no reason to worry."""
 _TOGETHER = 1.0
 _WINDOW = 10
+STATES = ("Pending", "Queued", "Starting", "Running", "Stalled", "Retrying", "Done", "Failed", "Cancelled")
 ENDED = frozenset({"Done", "Failed", "Cancelled"})
 
 
@@ -107,6 +108,7 @@ class RunStatus:
         left: Seconds until the end of this run (of this stage, for a pipeline), by the speed so far.
         age: Seconds since it was first submitted; None before that.
         created: When that was, in seconds since 1970.
+        latest: The latest moment at which something is known to have happened to it, in seconds since 1970.
         attempt: How often it was started.
         parent: The pipeline that submitted it.
         train_run: For an evaluation: whose checkpoint it takes.
@@ -130,6 +132,7 @@ class RunStatus:
     left: float | None = None
     age: float | None = None
     created: float | None = None
+    latest: float | None = None
     attempt: int = 0
     parent: str | None = None
     train_run: str | None = None
@@ -168,6 +171,7 @@ def fold(snapshot: Snapshot, now: float) -> RunStatus:
         metrics=_metrics(shards),
         age=max(now - snapshot.created, 0.0),
         created=snapshot.created,
+        latest=latest(snapshot),
         attempt=_attempt(snapshot),
         parent=snapshot.parent,
         train_run=snapshot.train_run,
@@ -176,6 +180,15 @@ def fold(snapshot: Snapshot, now: float) -> RunStatus:
         changed=tuple(change.words() for change in snapshot.changes),
     )
     return replace(status, left=_left(status))
+
+
+def latest(snapshot: Snapshot) -> float:
+    """Return the latest moment at which something is known to have happened to a run; of an ended one, its end."""
+    process = snapshot.process
+    times = [snapshot.created, snapshot.cancelled, *(event.time for event in (*snapshot.verdicts, *snapshot.events))]
+    times += [snapshot.facts.started] if snapshot.facts else []
+    times += [process.submitted, process.started, process.ended] if process else []
+    return max(time for time in times if time is not None)
 
 
 def annotate(statuses: Sequence[RunStatus]) -> list[RunStatus]:
@@ -257,14 +270,25 @@ def _in_pods(snapshot: Snapshot, facts: Facts, now: float) -> tuple[str, str, st
     """Apply the rules for a run that has pods."""
     events = _events_of_this_attempt(snapshot)
     said = "; ".join(text for text in (facts.retries, facts.why) if text)
-    silent = now - (events[-1].time if events else _started(snapshot) or now)
+    quiet = _quietest(events)
+    silent = now - (quiet.time if quiet else _started(snapshot) or now)
     if facts.phase == "running" and silent >= STALLED_AFTER:
-        stalled = f"no event for {silent / 60:.0f} min"
+        shard = _extra(quiet, "shard")
+        stalled = (f"shard {shard}: " if shard else "") + f"no event for {silent / 60:.0f} min"
         return "Stalled", "; ".join(text for text in (stalled, said) if text), f"pi05ctl logs {snapshot.run}"  # rule 19
     if facts.phase == "starting" or not events:
         return "Retrying" if facts.attempt > 1 else "Starting", said, facts.remedy  # rule 18
     warning = _warning(events)
     return "Running", "; ".join(text for text in (warning, said) if text), ""  # rule 20
+
+
+def _quietest(events: Sequence[Event]) -> Event | None:
+    """Return the last event of the shard at work that has been silent for longest; one that has ended has no more."""
+    last = [own[-1] for own in _by_shard(events)]
+    at_work = [event for event in last if event.kind not in TERMINAL]
+    if at_work:
+        return min(at_work, key=lambda event: event.time)
+    return max(last, key=lambda event: event.time, default=None)
 
 
 def _left_behind(snapshot: Snapshot, resume: str, now: float) -> tuple[str, str, str]:

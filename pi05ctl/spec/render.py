@@ -9,10 +9,11 @@ is harmless.
 
 import hashlib
 import json
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from pi05.config import (
     AnyJob,
@@ -37,6 +38,8 @@ _NO_RESULT = {
     "eval": {"environments", "workers"},
 }
 """Values that change how a run is done and not what comes out."""
+_NAMES = ("run", "storage", "planner_python")
+"""What follows from the rest, or from where it runs."""
 PLANNER_IN_IMAGE = "/opt/planner/bin/python"
 """Where images/sim has the planner's environment."""
 
@@ -56,13 +59,13 @@ class Local(Section):
 class PipelineJob(Job):
     """Run the stages one after the other; each is a run of its own with the job.json it would have anyway.
 
-    `local` or `cluster` says how the target runs them.
+    `local` or `cluster` says how the target runs them. What the last one needs is made by those before it.
     """
 
     kind: Literal["pipeline"] = "pipeline"
     local: Local | None = None
     cluster: Cluster | None = None
-    stages: tuple[DemosJob, TrainJob, EvalJob]
+    stages: Annotated[tuple[Annotated[AnyJob, Field(discriminator="kind")], ...], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -111,13 +114,29 @@ def stages(pipeline: Rendered) -> tuple[Rendered, ...]:
     """Return the runs of a pipeline in their order, as its job.json holds them; none for another kind."""
     if not isinstance(pipeline.job, PipelineJob):
         return ()
-    demos, train, evaluation = pipeline.job.stages
-    spec = pipeline.spec
-    return (
-        rendered(spec.sibling("demos"), demos),
-        rendered(spec.sibling("train", again=spec.again), train),
-        rendered(spec.sibling("eval", train_run=train.run), evaluation),
-    )
+    return tuple(rendered(_stage(pipeline.spec, job), job) for job in pipeline.job.stages)
+
+
+def around(spec: RunSpec) -> RunSpec | None:
+    """Return the pipeline that ends with a run and makes what it needs first; None for one that no stage makes more of.
+
+    An evaluation's is the pipeline of its task, under the same name; where demonstrations are evaluated, nothing is
+    trained for it.
+    """
+    if spec.kind not in ("train", "eval") or spec.train_run is not None:
+        return None
+    goal = "train" if spec.kind == "train" else "eval" if resolve(spec).eval.policy == "oracle" else None
+    return spec.model_copy(update={"kind": "pipeline", "goal": goal})
+
+
+def refreshed(run: Rendered, settings: Settings) -> Rendered:
+    """Return a stored run with what the settings of today say of how it runs; its values, and so its name, stay."""
+    if isinstance(run.job, PipelineJob):
+        below = tuple(refreshed(stage, settings).job for stage in stages(run))
+        return replace(run, job=run.job.model_copy(update={**_how(run.spec, settings), "stages": below}))
+    if isinstance(run.job, DemosJob):
+        return replace(run, job=run.job.model_copy(update={"planner_python": _planner(run.spec, settings)}))
+    return run
 
 
 def rendered(spec: RunSpec, job: AnyJob | PipelineJob) -> Rendered:
@@ -143,16 +162,26 @@ def to_json(model: BaseModel) -> bytes:
 
 def digest(job: AnyJob | PipelineJob, again: int = 0) -> str:
     """Return 64 hex digits over what can change the job's result."""
-    if isinstance(job, PipelineJob):
-        content: dict[str, Any] = {"stages": [stage.run for stage in job.stages]}
+    return digest_of(job.model_dump(mode="json"), again)
+
+
+def named(told: Mapping[str, Any], again: int = 0) -> str:
+    """Return the name that a job has by its content, given what job.json says."""
+    return _name(str(told["kind"]), str(told["task"]), digest_of(told, again))
+
+
+def digest_of(told: Mapping[str, Any], again: int = 0) -> str:
+    """Return the digest of what job.json says; of an earlier version's, too, which lacks what came later."""
+    if told["kind"] == "pipeline":
+        content: dict[str, Any] = {"stages": [stage["run"] for stage in told["stages"]]}
     else:
-        content = job.model_dump(mode="json", exclude={"run", "storage", "planner_python"})
+        content = {key: value for key, value in told.items() if key not in _NAMES}
         for section, names in _NO_RESULT.items():
-            for name in names & content.get(section, {}).keys():
-                del content[section][name]
+            if section in content:
+                content[section] = {key: value for key, value in content[section].items() if key not in names}
     if not content.get("train", {}).get("held_out", 1):
         del content["train"]["held_out"]  # runs were named before there was such a thing
-    if job.kind == "demos":
+    if told["kind"] == "demos":
         del content["dataset"]  # it is named by this digest
     content["again"] = again
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -174,12 +203,16 @@ def _in_cluster(spec: RunSpec) -> bool:
     return spec.target == "cluster"
 
 
+def _planner(spec: RunSpec, settings: Settings) -> str:
+    return PLANNER_IN_IMAGE if _in_cluster(spec) else settings.planner_python
+
+
 def _demos(spec: RunSpec, options: Options, settings: Settings) -> DemosJob:
     job = DemosJob(
         **_common(spec, options, settings),
         dataset="",
         demos=options.demos,
-        planner_python=PLANNER_IN_IMAGE if _in_cluster(spec) else settings.planner_python,
+        planner_python=_planner(spec, settings),
     )
     key = digest(job, spec.again)
     names = {"run": _name("demos", spec.task, key), "dataset": f"datasets/{spec.task}/{key[:12]}"}
@@ -191,7 +224,7 @@ def _train(spec: RunSpec, options: Options, settings: Settings) -> TrainJob:
         **_common(spec, options, settings),
         dataset=_demos(spec.sibling("demos"), options, settings).dataset,
         others=tuple(
-            Share(task=task, dataset=_dataset_of(task, spec, settings), weight=weight)
+            Share(task=task, dataset=_demos_of(task, spec, settings).dataset, weight=weight)
             for task, weight in options.train.weights_of_others.items()
         ),
         model=options.model,
@@ -201,10 +234,10 @@ def _train(spec: RunSpec, options: Options, settings: Settings) -> TrainJob:
     return job.model_copy(update={"run": _name("train", spec.task, digest(job, spec.again))})
 
 
-def _dataset_of(task: str, spec: RunSpec, settings: Settings) -> str:
-    """Return the key of the dataset that the same preset and overrides name for another task."""
+def _demos_of(task: str, spec: RunSpec, settings: Settings) -> DemosJob:
+    """Return the demonstrations that the same preset and overrides name for another task."""
     other = spec.sibling("demos").model_copy(update={"task": task})
-    return _demos(other, resolve(other), settings).dataset
+    return _demos(other, resolve(other), settings)
 
 
 def _eval(spec: RunSpec, options: Options, settings: Settings) -> EvalJob:
@@ -219,14 +252,32 @@ def _eval(spec: RunSpec, options: Options, settings: Settings) -> EvalJob:
 
 
 def _pipeline(spec: RunSpec, options: Options, settings: Settings) -> PipelineJob:
-    demos = _demos(spec.sibling("demos"), options, settings)
-    train = _train(spec.sibling("train", again=spec.again), options, settings)
-    evaluation = _eval(spec.sibling("eval", train_run=train.run), options, settings)
-    here = Local(python=settings.python, jobs_at_once=settings.jobs_at_once)
-    job = PipelineJob(
-        **_common(spec, options, settings),
-        local=None if _in_cluster(spec) else here,
-        cluster=settings.cluster if _in_cluster(spec) else None,
-        stages=(demos, train, evaluation),
-    )
+    below = _stages(spec, options, settings)
+    job = PipelineJob(**_common(spec, options, settings), **_how(spec, settings), stages=below)
     return job.model_copy(update={"run": _name("pipeline", spec.task, digest(job, spec.again))})
+
+
+def _stages(spec: RunSpec, options: Options, settings: Settings) -> tuple[AnyJob, ...]:
+    """Return the jobs of a pipeline: demonstrations of every task that is trained on, training, evaluation."""
+    demos = _demos(spec.sibling("demos"), options, settings)
+    if spec.goal == "eval":
+        return demos, _eval(spec.sibling("eval"), options, settings)
+    others = [_demos_of(task, spec, settings) for task in options.train.weights_of_others]
+    train = _train(spec.sibling("train", again=spec.again), options, settings)
+    if spec.goal == "train":
+        return demos, *others, train
+    return demos, *others, train, _eval(spec.sibling("eval", train_run=train.run), options, settings)
+
+
+def _stage(spec: RunSpec, job: AnyJob) -> RunSpec:
+    """Return the spec of a pipeline's stage; only its training is another one when the pipeline is run again."""
+    again = spec.again if isinstance(job, TrainJob) else 0
+    of = job.train_run if isinstance(job, EvalJob) else None
+    return spec.sibling(job.kind, again, of).model_copy(update={"task": job.task})
+
+
+def _how(spec: RunSpec, settings: Settings) -> dict[str, Any]:
+    """Return how the target runs the stages of a pipeline."""
+    if _in_cluster(spec):
+        return {"local": None, "cluster": settings.cluster}
+    return {"local": Local(python=settings.python, jobs_at_once=settings.jobs_at_once), "cluster": None}

@@ -60,6 +60,7 @@ class RunSpec(Section):
         again: 0, or the how-many-th repetition on purpose.
         train_run: For an evaluation: the training run whose checkpoints it takes; None means the one that the same
             preset and overrides name.
+        goal: For a pipeline: the run that was asked for and comes with what it needs; None: the pipeline itself.
     """
 
     v: Literal[1] = 1
@@ -70,14 +71,15 @@ class RunSpec(Section):
     overrides: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
     again: Natural = 0
     train_run: str | None = None
+    goal: Literal["train", "eval"] | None = None
 
     def sibling(self, kind: Kind, again: int = 0, train_run: str | None = None) -> "RunSpec":
         """Return the spec of another kind with the same options: a stage, or what this run reads."""
-        return self.model_copy(update={"kind": kind, "again": again, "train_run": train_run})
+        return self.model_copy(update={"kind": kind, "again": again, "train_run": train_run, "goal": None})
 
     def command(self, kind: Kind | None = None) -> str:
         """Return the command line that asks for this run again, or for another kind with the same options."""
-        words = ["pi05ctl", "submit", kind or self.kind, self.task, "--target", self.target]
+        words = ["pi05ctl", "submit", kind or self.goal or self.kind, self.task, "--target", self.target]
         if self.train_run and kind in (None, "eval"):
             words += ["--of", self.train_run]
         words += ["--preset", self.preset]

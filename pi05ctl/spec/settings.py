@@ -236,7 +236,7 @@ class Cluster(PodFields):
         queue_priority: Kueue's WorkloadPriorityClass, the order in the queue.
         gpu_resource: What nodes call a GPU.
         controller_account: Of a pipeline's pod, which submits runs.
-        ttl_seconds: Kubernetes forgets an ended Job after this long; what it wrote stays.
+        ttl_seconds: Kubernetes forgets an ended Job after this long (0 would be at once); what it wrote stays.
     """
 
     context: str | None = None
@@ -249,7 +249,7 @@ class Cluster(PodFields):
     gpu_resource: str = "nvidia.com/gpu"
     service_account: DnsLabel | None = "pi05-job"
     controller_account: DnsLabel = "pi05-controller"
-    ttl_seconds: Natural = 7 * 24 * 3600
+    ttl_seconds: Positive = 7 * 24 * 3600
     demos: DemosPods = DemosPods()
     train: TrainPods = TrainPods()
     eval: EvalPods = EvalPods()

@@ -19,7 +19,9 @@ from pi05ctl.errors import UsageError
 from pi05ctl.stored import evaluations
 
 RELEASED = "gs://openpi-assets/checkpoints"
-"""Where released weights are published, one folder a name; their tokenizer is in gs://big_vision."""
+"""Where released weights are published, one folder a name."""
+TOKENIZER = "gs://big_vision/paligemma_tokenizer.model"
+"""Where their tokenizer is published."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHOWN = 8
@@ -166,7 +168,9 @@ def weights_key(name: str) -> str:
 
 
 def push_command(name: str) -> str:
-    """Return the command that brings weights from where they are published."""
+    """Return the command that brings weights, or a tokenizer, from where they are published."""
+    if "tokenizer" in name:
+        return f"gcloud storage cp {TOKENIZER} . && pi05ctl weights push {name} --from {TOKENIZER.rpartition('/')[2]}"
     return f"gcloud storage cp -r {RELEASED}/{name} . && pi05ctl weights push {name} --from {name}"
 
 

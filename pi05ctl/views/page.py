@@ -15,6 +15,7 @@ from pi05.config import EvalJob
 from pi05.events import Event, parse
 from pi05.storage import RunPaths
 from pi05ctl.errors import UsageError
+from pi05ctl.runs.records import Records
 from pi05ctl.runs.status import RunStatus, fold
 from pi05ctl.runs.target import Target
 from pi05ctl.spec.render import Rendered, stages
@@ -158,8 +159,9 @@ def _parts(target: Target, run: Rendered, now: float) -> list[str]:
 
 def _newest_evaluation(target: Target, train: str, now: float) -> str | None:
     """Return the newest finished evaluation of a training run."""
-    statuses = (_status(target, name, now) for name in target.runs() if name.startswith("eval-"))
-    done = [s for s in statuses if s and s.train_run == train and s.state == "Done"]
+    evals = [name for name in target.storage.children("runs") if name.startswith("eval-")]
+    own = [name for name, record in Records(target.storage).told(evals).items() if record.train_run == train]
+    done = [s for name in own if (s := _status(target, name, now)) and s.state == "Done"]
     return max(done, key=lambda s: s.created or 0.0).run if done else None
 
 

@@ -15,6 +15,7 @@ RESULTS_HEADER = (
     *("TASK", "RUN", "POLICY", "EPISODES", "SUCCESS ONCE", "AT END", "95 % INTERVAL"),
     *("FAILED", "OTHERS REPORT", "AIM"),
 )
+POLICIES_HEADER = ("TASK", "SUCCESS", "95 % INTERVAL", "EPISODES", "CHECKPOINT", "STATE", "RUN", "WHY")
 _DROP = ("OTHERS REPORT", "FAILED", "AT END", "TASK", "KIND", "SPEED", "AGE", "METRIC", "LEFT")
 """Columns that a narrow terminal does without, in this order; task and kind are in the run's name anyway."""
 _COLOURS = {
@@ -53,6 +54,27 @@ class Result:
     failures: dict[str, int]
     others: dict[str, float]
     aim: float
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What has become of a task: a row of the one table of all tasks.
+
+    Attributes:
+        task: Name of the task.
+        run: The newest run that is to end with a success rate (or, without one, the newest of any kind); None: none.
+        state: How that stands.
+        metrics: success_once, success_at_end, wilson_low, wilson_high, episodes; empty without a result.
+        checkpoint: Step of what was evaluated.
+        why: Why there is no result: a reason with its remedy, or how far it is.
+    """
+
+    task: str
+    run: str | None
+    state: str
+    metrics: dict[str, float]
+    checkpoint: int | None
+    why: str
 
 
 def row(status: RunStatus) -> tuple[str, ...]:
@@ -213,6 +235,48 @@ def _no_result(task: str) -> tuple[str, ...]:
     """Return the cells of a task that was not evaluated."""
     empty = len(RESULTS_HEADER) - 4
     return (task, "none yet", *[""] * empty, published.short(task), f"{published.AIM[task]:g} %")
+
+
+def policy(task: str, status: RunStatus | None, evaluation: Evaluation | None) -> Policy:
+    """Return what has become of a task.
+
+    Args:
+        task: Its name.
+        status: The run that stands for it.
+        evaluation: What that has found, if it is done and an evaluation is a part of it.
+    """
+    if status is None:
+        return Policy(task, None, "", {}, None, f"no run yet; pi05ctl submit pipeline {task}")
+    metrics = evaluation.metrics if evaluation else {}
+    why = "" if metrics else _without_result(status)
+    return Policy(task, status.run, status.state, metrics, evaluation.step if evaluation else None, why)
+
+
+def _without_result(status: RunStatus) -> str:
+    """Return why a run has no success rate: what went wrong and the remedy, or how far it is."""
+    if status.state == "Done":
+        return f"not evaluated; pi05ctl submit eval {status.task}"
+    return row(status)[-1] or progress(status)
+
+
+def policy_row(found: Policy) -> tuple[str, ...]:
+    """Return a policy as the cells under POLICIES_HEADER."""
+    low, high = found.metrics.get("wilson_low"), found.metrics.get("wilson_high")
+    return (
+        found.task,
+        _percent(found.metrics.get("success_once")),
+        f"{100 * low:.0f} to {100 * high:.0f} %" if low is not None and high is not None else "",
+        f"{found.metrics['episodes']:.0f}" if "episodes" in found.metrics else "",
+        "" if found.checkpoint is None else str(found.checkpoint),
+        found.state,
+        found.run or "",
+        found.why,
+    )
+
+
+def policies_json(found: Sequence[Policy]) -> str:
+    """Return policies as a JSON list."""
+    return _json([asdict(policy) for policy in found])
 
 
 def results_json(found: Sequence[Result]) -> str:

@@ -143,7 +143,7 @@ def test_every_line_works_in_its_order(reader, cluster, built, tmp_path, monkeyp
     assert "step" in reader.paste(line("pi05ctl plan") + " --quick")
 
     sets = " ".join(f"--set {key}={value}" for key, value in SMALL.items())
-    reader.paste(f"{line('pi05ctl submit pipeline')} --preset micro {sets}")
+    reader.paste(f"{line('pi05ctl submit eval')} --preset micro {sets}")
     watching = subprocess.Popen(
         line("pi05ctl status"), shell=True, cwd=reader.folder, env=reader.environment, stdout=subprocess.PIPE, text=True
     )

@@ -14,9 +14,11 @@ from pi05ctl.cli import runs as cli
 from pi05ctl.errors import Unreachable
 from pi05ctl.runs.records import Record
 from pi05ctl.runs.status import RunStatus
+from pi05ctl.service import Service
 from pi05ctl.spec.render import render
 from pi05ctl.spec.runspec import RunSpec
 from pi05ctl.spec.settings import Settings
+from pi05ctl.views.tables import status_json
 
 
 @pytest.fixture(autouse=True)
@@ -56,11 +58,30 @@ def command(capsys, *words: str) -> tuple[int, str, str]:
         ("status pushcube", "there is no run of pushcube yet; start one: pi05ctl submit pipeline pushcube"),
         ("logs nothing", "there is no run 'nothing'"),
         ("wait pushcub", "there is no run 'pushcub'"),
-        ("submit train pushcube", "there is no dataset"),
-        ("submit train pushcube", "make it: pi05ctl submit demos pushcube --target local --preset tiny"),
-        ("submit eval pushcube", "there is no dataset"),
+        ("submit train pushcube --only", "there is no dataset"),
+        ("submit train pushcube --only", "make it: pi05ctl submit demos pushcube --target local --preset tiny"),
+        ("submit eval pushcube --only", "there is no dataset"),
         ("submit demos pushcube", "the planner's interpreter"),
-        ("submit train all", "there is no dataset"),
+        ("submit train pushcube", "the planner's interpreter"),
+        ("submit eval pushcube", "the planner's interpreter"),
+        ("submit train all --only", "there is no dataset"),
+        ("submit train all", "the planner's interpreter"),
+        ("submit demos pushcube --only", "--only is for train and eval"),
+        ("submit pipeline all --only", "--only is for train and eval"),
+        ("submit train pushcube --preset lora", "has no weights/pi05_base and no weights/paligemma_tokenizer"),
+        (
+            "submit eval pushcube --preset lora",
+            "weights push pi05_base --from pi05_base --target local; then gcloud",
+        ),
+        ("submit eval pushcube --set eval.step=77", "it keeps the last, 2400, and multiples of train.keep_every="),
+        ("status --state runing", "unknown state 'runing'; did you mean 'Running'?"),
+        ("status --task pushcub", "unknown task 'pushcub'; did you mean 'pushcube'?"),
+        ("status --kind trian", "unknown kind of run 'trian'; did you mean 'train'?"),
+        ("status --limit 0", "--limit 0 must be at least 1"),
+        ("status pushcube --kind train", "choose among all runs; leave out pushcube"),
+        ("results pushcube", "of one run: report pushcube"),
+        ("delete nothing", "there is no run 'nothing'"),
+        ("delete pushcube", "pushcube is a task, not a run; pi05ctl status --task pushcube lists its runs"),
     ],
 )
 def test_a_wrong_word_is_one_line_and_exit_code_2(capsys, here, words, message):
@@ -94,6 +115,7 @@ def test_no_words_are_a_call_for_help(capsys):
         "doctor",
         "init",
         "gc",
+        "delete",
     ],
 )
 def test_every_command_has_help(capsys, name):
@@ -108,7 +130,8 @@ def test_help_in_a_list_is_not_cut(capsys):
 
 @pytest.mark.parametrize("kind", ["demos", "train", "eval"])
 def test_a_dry_run_prints_the_job_and_writes_nothing(capsys, here, kind):
-    code, out, err = command(capsys, "submit", kind, "pushcube", "--dry-run", "--set", "train.steps=500")
+    only = () if kind == "demos" else ("--only",)
+    code, out, err = command(capsys, "submit", kind, "pushcube", "--dry-run", "--set", "train.steps=500", *only)
     assert (code, err) == (0, "")
     (here / "job.json").write_text(out)
     job = load_job(here / "job.json")
@@ -116,13 +139,14 @@ def test_a_dry_run_prints_the_job_and_writes_nothing(capsys, here, kind):
     assert not (here / "pi05-data").exists()
 
 
-def test_render_is_a_dry_run(capsys):
-    words = ["pipeline", "stackcube", "--preset", "full"]
+@pytest.mark.parametrize("kind", ["pipeline", "train", "eval"])
+def test_render_is_a_dry_run(capsys, kind):
+    words = [kind, "stackcube", "--preset", "full"]
     assert command(capsys, "render", *words) == command(capsys, "submit", *words, "--dry-run")
 
 
 def test_all_is_every_task(capsys):
-    _, out, _ = command(capsys, "render", "train", "all")
+    _, out, _ = command(capsys, "render", "train", "all", "--only")
     decoder, tasks = json.JSONDecoder(), []
     while out.strip():
         job, end = decoder.raw_decode(out)
@@ -193,6 +217,28 @@ def test_a_run_is_named_in_full_by_its_beginning_or_by_its_task(capsys, here):
     assert "'train' is the beginning of 2 runs: " in err
     code, _, err = command(capsys, "status", f"{older}x")
     assert f"did you mean '{older}'?" in err
+
+
+def test_a_name_costs_a_look_at_what_may_be_meant_and_no_more(monkeypatch, here):
+    """One list, and one record for each run that the name may mean, read side by side."""
+    for seed in range(20):
+        put(here, spec("train", overrides={"train.seed": seed}), created=seed)
+    newest = put(here, spec("train", "pullcube"), created=100)
+    asked: list[str] = []
+    for method in ("read", "exists", "children"):
+        original = getattr(FileStorage, method)
+        monkeypatch.setattr(
+            FileStorage, method, lambda self, key, original=original: (asked.append(key), original(self, key))[1]
+        )
+    service = Service(Settings((here / "pi05-data").as_uri(), "python", "python"))
+    assert service.find("pullcube") == newest
+    assert asked == ["runs", f"runs/{newest}/run.json"]
+    asked.clear()
+    assert service.find(newest[:-2]) == newest
+    assert len(asked) == 2
+    asked.clear()
+    assert service.find("pushcube").startswith("train-pushcube-")
+    assert len(asked) == 21
 
 
 def test_a_task_means_the_pipeline_rather_than_its_stages(capsys, here):
@@ -280,11 +326,10 @@ def test_the_dataset_that_a_mix_lacks_is_named_with_the_command_that_makes_it(ca
     assert isinstance(own, DemosJob)
     with storage.stage(own.dataset):
         pass
-    for kind in ("train", "pipeline"):
-        code, _, err = command(capsys, "submit", kind, "pushcube", "--set", "train.mix=[pullcube]")
-        assert code == 2
-        assert "there is no dataset datasets/pullcube/" in err
-        assert "make it: pi05ctl submit demos pullcube" in err
+    code, _, err = command(capsys, "submit", "train", "pushcube", "--set", "train.mix=[pullcube]", "--only")
+    assert code == 2
+    assert "there is no dataset datasets/pullcube/" in err
+    assert "make it: pi05ctl submit demos pullcube" in err
 
 
 def test_a_damaged_run_does_not_hide_the_others(capsys, here):
@@ -368,7 +413,7 @@ def test_what_a_terminal_cannot_show_is_written_as_an_escape() -> None:
 
 
 def test_a_closed_stdout_is_no_traceback() -> None:
-    line = f"{sys.executable} -m pi05ctl render train pushcube >&-"
+    line = f"{sys.executable} -m pi05ctl render demos pushcube >&-"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -384,7 +429,8 @@ def test_status_that_watches_asks_again(monkeypatch: pytest.MonkeyPatch, capsys:
         return answer
 
     monkeypatch.setattr(cli, "WATCH_EVERY", 0)
-    cli._watch(look, cli.Output.json, until_ended=True)
+    view = cli._View(look, str, status_json, lambda shown: shown[0].ended)
+    cli._watch(view, cli.Output.json)
     said = capsys.readouterr()
     assert said.err == "pi05ctl: no route (asked again)\n"
     assert '"Done"' in said.out

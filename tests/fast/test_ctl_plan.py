@@ -16,7 +16,7 @@ from pi05ctl.planning.compiling import Here
 from pi05ctl.planning.forecast import verdict
 from pi05ctl.planning.planner import Planner, chip_of, machine_of
 from pi05ctl.planning.proposals import proposals
-from pi05ctl.spec.render import Rendered, render
+from pi05ctl.spec.render import Rendered, render, stages
 from pi05ctl.spec.runspec import RunSpec, parse_assignment
 from pi05ctl.spec.settings import Cluster, Settings, TrainPods
 
@@ -29,10 +29,17 @@ NEAR, OVER, NEVER = (
 H100 = Cluster(train=TrainPods(chip="h100"))
 
 
-def run(*assignments: str, preset: str = "full", kind: str = "train") -> Rendered:
+def run(*assignments: str, preset: str = "full", kind: str = "train", goal: str | None = None) -> Rendered:
     overrides = dict(parse_assignment(text) for text in assignments)
     spec = RunSpec.model_validate(
-        {"kind": kind, "task": "stackcube", "preset": preset, "target": "cluster", "overrides": overrides}
+        {
+            "kind": kind,
+            "task": "stackcube",
+            "preset": preset,
+            "target": "cluster",
+            "overrides": overrides,
+            "goal": goal,
+        }
     )
     return render(spec, Settings(storage="", python="", planner_python=""))
 
@@ -196,6 +203,9 @@ def test_one_that_cannot_fit_is_refused_at_once_with_what_fits(tmp_path, said):
     compiler = Interpreter(tmp_path, "")
     with pytest.raises(DoesNotFit, match=r"cannot fit: a step needs .* --set compute\..*--no-plan"):
         admission.note(run(*NEVER), H100, planner(tmp_path, said, compiler))
+    whole = run(*NEVER, kind="pipeline", goal="train")
+    with pytest.raises(DoesNotFit, match=f"{stages(whole)[-1].run} cannot fit"):
+        admission.note(whole, H100, planner(tmp_path, said, compiler))
     assert compiler.calls == []
 
 

@@ -10,7 +10,7 @@ from pi05.events import Event
 from pi05.storage import FileStorage, RunPaths
 from pi05ctl.cluster.target import ClusterTarget
 from pi05ctl.errors import Forbidden
-from pi05ctl.runs.records import Record
+from pi05ctl.runs.records import Record, Records
 from pi05ctl.runs.status import RunStatus, fold
 from pi05ctl.spec.changes import Change
 from pi05ctl.spec.render import to_json
@@ -124,7 +124,7 @@ def test_what_a_pod_prints_is_newer_than_what_it_wrote(kubernetes, storage):
     kubernetes.printed[f"{TRAIN}-0"] = [event(TRAIN, step).line() for step in range(1, 21)]
     now = table(storage)[TRAIN]
     assert (now.state, now.step, now.seconds_per_step) == ("Running", 20, pytest.approx(1))
-    assert storage.read_keys == [RunPaths(TRAIN).spec]
+    assert storage.read_keys == ["cache/done.json.zlib", RunPaths(TRAIN).spec]
 
 
 def test_a_training_that_was_done_and_goes_on_is_read_again(kubernetes, storage):
@@ -178,6 +178,18 @@ def test_a_shard_that_has_ended_counts_while_others_print(kubernetes, storage):
     assert (now.state, now.step, now.total) == ("Running", 35, 100)
 
 
+def test_a_shard_that_hangs_beside_busy_ones_is_stalled(kubernetes, storage):
+    put(storage, EVAL)
+    kubernetes.add(EVAL, job(spec={"completions": 3}), *(pod("Running", RUNNING, index=index) for index in range(3)))
+    for shard, (kind, when) in enumerate((("progress", 660), ("progress", 5), ("finished", 1))):
+        said = event(EVAL, 10, kind, shard=shard, shards=3).model_copy(update={"time": STARTED + when})
+        kubernetes.printed[f"{EVAL}-{shard}"] = [said.line()]
+    target = ClusterTarget(Cluster(storage="gs://bucket"))
+    [snapshot], _ = target.snapshots()
+    now = fold(snapshot, STARTED + 665)
+    assert (now.state, now.why) == ("Stalled", "shard 1: no event for 11 min")
+
+
 def test_a_run_that_is_done_is_read_once(kubernetes, storage):
     put(storage, EVAL)
     for shard in (0, 1):
@@ -190,6 +202,36 @@ def test_a_run_that_is_done_is_read_once(kubernetes, storage):
     assert storage.read_keys == []
     kubernetes.objects.clear()  # after some days Kubernetes forgets the Job
     assert table(storage)[EVAL].state == "Done"
+
+
+@pytest.mark.usefixtures("kubernetes")
+def test_the_first_look_of_a_laptop_takes_what_another_one_has_read(storage, monkeypatch, tmp_path):
+    put(storage, TRAIN)
+    put(storage, EVAL)
+    for shard in (0, 1):
+        say(storage, event(EVAL, 25, "finished", shard=shard), shard)
+    first = table(storage)[EVAL]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    assert table(storage)[EVAL] == first
+    assert not [key for key in storage.read_keys if key.startswith(f"runs/{EVAL}")]
+    assert "cache/done.json.zlib" in storage.read_keys
+    storage.delete(f"runs/{EVAL}")  # and what is gone is gone for all
+    assert [*table(storage)] == [TRAIN]
+    storage.write("cache/done.json.zlib", b"damaged")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a third"))
+    assert [*table(storage)] == [TRAIN]
+
+
+@pytest.mark.usefixtures("kubernetes")
+def test_what_is_removed_is_forgotten_here_and_for_others(storage):
+    put(storage, EVAL)
+    for shard in (0, 1):
+        say(storage, event(EVAL, 25, "finished", shard=shard), shard)
+    table(storage)
+    records = Records(storage)
+    records.drop(EVAL)
+    say(storage, event(EVAL, 25, "failed", shard=1), 1)
+    assert table(storage)[EVAL].state == "Failed"
 
 
 def test_a_cancelled_run_that_saves_says_so(kubernetes, storage):

@@ -549,6 +549,86 @@ def test_a_pipeline_ends_with_a_stage_that_somebody_cancels(bench):
     assert f"{demos} is Cancelled" in bench.status(run).why
 
 
+def test_a_stage_that_was_cancelled_while_its_pipeline_was_away_is_not_started_again(bench):
+    bench.jobs_do(pause=0.1, steps=600)
+    run, (demos, *_) = pipeline(bench)
+    bench.target.submit(bench.run("pipeline"))
+    bench.until_state(demos, "Running")
+    bench.until(lambda: bench.storage.exists(f"runs/{run}/stages.json"))
+    os.kill(bench.pid(run), signal.SIGKILL)
+    bench.until_ended(run)
+    assert bench.target.cancel(demos)
+    job = bench.storage.path(RunPaths(run).job)  # as the successor of its pod begins
+    line = [sys.executable, "-m", "pi05ctl.pipeline", str(job)]
+    successor = subprocess.run(line, cwd=bench.folder, capture_output=True, text=True, check=False)
+    assert (successor.returncode, f"{demos} is Cancelled" in successor.stderr) == (67, True)
+    assert bench.events(demos, "started") == 1
+    bench.jobs_do()
+    assert bench.command("resume", run, "--follow").returncode == 0
+    assert bench.events(demos, "started") == 2
+
+
+def test_a_pipeline_that_goes_on_takes_the_interpreter_of_today(bench):
+    settings = bench.folder / "pi05.toml"
+    right = settings.read_text()
+    settings.write_text(right.replace('python = "interpreter"\nplanner', 'python = "nowhere"\nplanner'))
+    run, (demos, *_) = pipeline(bench)
+    failed = bench.command("submit", "pipeline", "pushcube", "--follow")
+    assert failed.returncode == 1
+    assert "cannot start" in bench.status(demos).why
+    settings.write_text(right)
+    assert bench.command("resume", run, "--follow").returncode == 0
+    assert bench.status(run).state == "Done"
+
+
+def test_an_edited_pipeline_does_not_run(bench):
+    run, _ = pipeline(bench)
+    bench.until_ended(bench.target.submit(bench.run("pipeline")).run)
+    job = bench.storage.path(RunPaths(run).job)
+    told = json.loads(job.read_text())
+    told["stages"][1]["train"]["steps"] = 7
+    job.write_text(json.dumps(told))
+    line = [sys.executable, "-m", "pi05ctl.pipeline", str(job)]
+    done = subprocess.run(line, cwd=bench.folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, f"is not the job that {run} stands for" in done.stderr) == (3, True)
+    assert bench.command("resume", run).returncode == 3
+
+
+def test_a_training_on_nothing_makes_its_data_first_and_is_one_run(bench):
+    bench.jobs_do(pause=0.1, steps=600)
+    demos, train = bench.run("demos").run, bench.run("train").run
+    first = bench.command("submit", "train", "pushcube", "-o", "json")
+    assert f"{train} comes with what it needs" in first.stderr
+    [submission] = json.loads(first.stdout)
+    bench.until_state(demos, "Running")
+    assert bench.command("cancel", "pushcube").returncode == 0
+    assert bench.status(demos).state == "Cancelled"
+    bench.jobs_do()
+    again = bench.command("submit", "train", "pushcube", "--follow")
+    assert again.returncode == 0, again.stderr
+    assert f"{submission['run']}  started again" in again.stdout
+    assert [line.split()[0] for line in again.stderr.splitlines() if " Done" in line] == [demos, train]
+    assert bench.storage.exists(f"runs/{submission['run']}/report/index.html")
+    rows = json.loads(bench.command("status", "pushcube", "-o", "json").stdout)
+    assert [(row["run"], row["state"]) for row in rows] == [(n, "Done") for n in (submission["run"], demos, train)]
+    assert f"{submission['run']}  is done already" in bench.command("submit", "train", "pushcube").stdout
+    removed = bench.command("delete", "-y", submission["run"], train)
+    assert removed.returncode == 0, removed.stderr
+    assert (
+        bench.command("submit", "train", "pushcube", "-o", "json").stdout.count(train) > 0
+    )  # its data are still there
+    bench.until_ended(train)
+
+
+def test_six_tasks_are_six_policies_and_one_table(bench):
+    done = bench.command("submit", "pipeline", "all", "--follow")
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.splitlines()[-7:]
+    assert table[0].split()[:2] == ["TASK", "SUCCESS"]
+    assert all("90 %" in row and "60 to 98 %" in row and "Done" in row for row in table[1:])
+    assert bench.command("results", "all").stdout.splitlines() == table
+
+
 def test_a_pipeline_fails_with_its_stage_and_resumes(bench):
     bench.jobs_do(fail="train")
     run, (demos, train, evaluation) = pipeline(bench)

@@ -107,6 +107,7 @@ def test_the_same_command_again_does_nothing(whole: Storehouse) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in whole.storage.path("runs").rglob("checkpoints/**/*")}
     assert len(whole.events("train")) == len([e for e in whole.events("train") if e.run == whole.run("train")])
     assert [event.kind for event in whole.events("train")].count("started") == 1
+    assert f"{whole.run('pipeline')}  is done already" in whole.call("submit", "eval", "pushcube").stdout
 
 
 def test_the_oracle_row_is_perfect(whole: Storehouse, tmp_path: Path) -> None:
@@ -161,11 +162,11 @@ def _is_job(process: Path, job: str) -> bool:
 def test_killed_in_every_stage_the_same_command_ends_with_the_same_numbers(whole: Storehouse, tmp_path: Path) -> None:
     house = Storehouse(tmp_path)
     for kind, after in (("demos", 1), ("train", 25)):
-        assert house.call("submit", "pipeline", "pushcube").returncode == 0
+        assert house.call("submit", "eval", "pushcube").returncode == 0
         kill_job(house, kind, after)
         failed = house.call("wait", house.run("pipeline"))
         assert failed.returncode == 125, failed.stdout + failed.stderr
-    done = house.call("submit", "pipeline", "pushcube", "--follow")
+    done = house.call("submit", "eval", "pushcube", "--follow")
     assert done.returncode == 0, done.stdout + done.stderr
     assert house.losses() == whole.losses()
     assert house.episodes() == whole.episodes()
