@@ -185,7 +185,8 @@ def fold(snapshot: Snapshot, now: float) -> RunStatus:
 def latest(snapshot: Snapshot) -> float:
     """Return the latest moment at which something is known to have happened to a run; of an ended one, its end."""
     process = snapshot.process
-    times = [snapshot.created, snapshot.cancelled, *(event.time for event in (*snapshot.verdicts, *snapshot.events))]
+    times = [snapshot.created, snapshot.submitted, snapshot.cancelled]
+    times += [event.time for event in (*snapshot.verdicts, *snapshot.events)]
     times += [snapshot.facts.started] if snapshot.facts else []
     times += [process.submitted, process.started, process.ended] if process else []
     return max(time for time in times if time is not None)
