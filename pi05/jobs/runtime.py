@@ -31,7 +31,7 @@ from typing import NoReturn, TypeVar
 from pi05.config import Job, load_job
 from pi05.errors import ConfigError, JobError, LeftAlone, Stopped, TemporaryError, Unreachable
 from pi05.events import TERMINAL, Event, EventWriter
-from pi05.jobs import output
+from pi05.jobs import early, output
 from pi05.jobs.status import StatusWriter
 from pi05.storage import FileStorage, Lease, RunPaths, Storage, connect
 
@@ -217,6 +217,8 @@ def run(job_type: type[JobT], work: Callable[[JobT, Context], None], arguments: 
         return _refuse(error, _run_of(given.job), given)
     signal.signal(signal.SIGTERM, context.on_signal)
     signal.signal(signal.SIGINT, context.on_signal)
+    if early:
+        return _refuse(Stopped("stopped by a signal before it had begun"), job.run, given)
     with _kept_log(job.storage, context) as context.log:
         try:
             with context.storage.lease(context.paths.lease) if context.process == 0 else nullcontext(Lease()) as lease:
