@@ -192,9 +192,9 @@ class ClusterTarget:
         below = [stage.run for stage in stages(self.load(run))]
         if was_alive:
             self._records.cancel(run, self._clock(), now)
-            if now:
-                self.kubernetes.kill_pods(run)
             self.helm.uninstall(run)
+            if now:  # once the Job is gone, which would make others
+                self.kubernetes.kill_pods(run)
             self._wait_until_gone(run)
         ended = [self.cancel(stage, now) for stage in below if self._records.exists(stage) and self.alive(stage)]
         return was_alive or any(ended)

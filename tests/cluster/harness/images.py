@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.cluster.harness import machine
 from tests.cluster.harness.layout import BUILDAH, CACHE, REGISTRY_HOST, REPOSITORY, STATE
 from tests.cluster.harness.services import has_image
 
@@ -20,6 +21,8 @@ _SOURCES = {  # what an image is made from
     "sim": ("images/sim", "requirements/sim.txt", "requirements/planner.txt"),
     "ctl": ("images/ctl", "requirements/ctl.txt", "pi05ctl", "charts"),
 }
+_ROOM = {"train": 6e9, "sim": 24e9, "ctl": 1e9}
+"""Bytes that building, pushing and pulling an image takes at most; the simulator's lies there three times."""
 _PUBLIC = "http://deb.debian.org/debian"  # when this machine has no sources of Debian's own
 
 
@@ -78,14 +81,30 @@ def build(name: str) -> str:
     with (CACHE / "images.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two builds at a time get in each other's way
         if not has_image(image):
+            machine.check_room(CACHE, _ROOM[name])
             start = time.monotonic()
             print(f"cluster: building the image {name}", end="", flush=True)
             options = ["--tool", "buildah", "--base", base(), "--cpu", "--tag", image.rpartition(":")[2]]
-            _run([str(REPOSITORY / "scripts/images"), *options, name])
+            try:
+                _run([str(REPOSITORY / "scripts/images"), *options, name])
+            except RuntimeError:
+                buildah("rm", "--all")  # with their mounts
+                raise
             shutil.rmtree(BUILDAH / "tmp")  # what uv downloaded, gigabytes that the layers hold, too
             push(image.replace(REGISTRY_HOST, "localhost"), image)
+            _forget_others(image.replace(REGISTRY_HOST, "localhost"))
             print(f", {time.monotonic() - start:.0f} s", flush=True)
     return image
+
+
+def _forget_others(image: str) -> None:
+    """Remove what earlier code's builds of this image left in the builder's store, gigabytes each."""
+    repository, _, tag = image.rpartition(":")
+    listed = _run(["buildah", "images", "--format", "{{.Name}}:{{.Tag}}"]).split()
+    old = [name for name in listed if name.rpartition(":")[0] == repository and name.rpartition(":")[2] != tag]
+    if old:
+        buildah("rmi", *old)
+    buildah("prune", "--force")
 
 
 def _digest(name: str) -> str:
@@ -115,13 +134,14 @@ def buildah(*words: str | Path) -> None:
     _run(["buildah", *map(str, words)])
 
 
-def _run(line: list[str]) -> None:
-    """Run a builder with settings of the harness's own; raise RuntimeError with its last words when it fails."""
+def _run(line: list[str]) -> str:
+    """Run a builder with settings of the harness's own, and return what it said; raise RuntimeError when it fails."""
     said = STATE / "images.log"
     with said.open("wb") as log:
         done = subprocess.run(line, env=environment(), stdout=log, stderr=log, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(line[:3])} ... failed:\n{said.read_text(errors='replace')[-4000:]}")
+    return said.read_text(errors="replace")
 
 
 def environment() -> dict[str, str]:

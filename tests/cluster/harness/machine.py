@@ -43,6 +43,16 @@ def check() -> None:
         raise Unsuitable(f"the cluster needs {', '.join(lacking)}; install that, {_INSTEAD}")
 
 
+def check_room(folder: Path, needed: float) -> None:
+    """Raise Unsuitable unless a folder's disk has so many bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise Unsuitable(
+            f"disk full: {needed / 1e9:.0f} GB are needed in {folder}, which has {free / 1e9:.1f} GB free; make room, "
+            "or set XDG_CACHE_HOME to a larger disk"
+        )
+
+
 def _lacking() -> list[str]:
     """Return the packages whose programs are not here."""
     packages = {package for program, package in _PROGRAMS.items() if not shutil.which(program)}

@@ -189,7 +189,7 @@ def _kubelet_config() -> dict:
         "eventRecordQPS": 0,
         "nodeStatusUpdateFrequency": "5s",
         "nodeLeaseDurationSeconds": 20,
-        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1Gi", "imagefs.available": "1Gi"},
         "imageGCHighThresholdPercent": 100,
     }
 
