@@ -266,18 +266,18 @@ def test_a_signal_to_one_stops_both_after_a_save_and_a_dead_one_ends_the_other(b
     bench.until(lambda: first.losses)
     assert min(first.losses) == stopped + 1
     second.popen.kill()
-    assert first.code() == 75, first.said
+    assert first.code() == 69, first.said
     assert "has lost the others of this training (2 processes)" in (first.events[-1].message or "")
-    assert (first.events[-1].kind, first.events[-1].exit_code) == ("failed", 75)
-    assert json.loads(bench.storage.read(RUN.status))["exit_code"] == 75
+    assert (first.events[-1].kind, first.events[-1].exit_code) == ("failed", 69)
+    assert json.loads(bench.storage.read(RUN.status))["exit_code"] == 69
 
 
 def test_the_death_of_the_first_ends_the_second(bench: Bench) -> None:
     first, second = bench.pair(bench.job(**ENDLESS))
     bench.until(lambda: first.losses)
     first.popen.kill()
-    assert second.code() == 75, second.said
-    assert (second.events[-1].kind, second.events[-1].exit_code) == ("failed", 75)
+    assert second.code() == 69, second.said
+    assert (second.events[-1].kind, second.events[-1].exit_code) == ("failed", 69)
 
 
 def test_processes_with_different_jobs_refuse_to_train(bench: Bench) -> None:
@@ -354,9 +354,9 @@ def test_a_step_that_hangs_in_one_process_ends_both(bench: Bench) -> None:
     job, where = str(bench.job(**HANGING)), address()
     words = [("--process", str(i), "--processes", "2", "--coordinator", where) for i in range(2)]
     first, second = (bench.python("-c", HANGS, job, *each) for each in words)
-    assert (first.code(), second.code()) == (75, 75), first.said + second.said
+    assert (first.code() in (69, 75), second.code()) == (True, 75), first.said + second.said  # it may see the other go
     check_hung(second, "hanging")
-    assert first.events[-1].exit_code == 75
+    assert first.events[-1].exit_code == first.code()
 
 
 # ---- Company without training: quick --------------------------------------------------------------------------------
@@ -395,13 +395,13 @@ def test_processes_meet_and_part(bench: Bench) -> None:
 
 def test_a_coordinator_that_is_not_there_is_named(bench: Bench) -> None:
     process = company(bench, 1, "127.0.0.1:1", patience=2)
-    assert process.code() == 75, process.said
+    assert process.code() == 69, process.said
     assert "did not all meet at 127.0.0.1:1 within 2 s; are all of them running" in process.said
 
 
 def test_processes_that_do_not_come_are_not_waited_for_for_ever(bench: Bench) -> None:
     process = company(bench, 0, address(), patience=2)
-    assert process.code() == 75, process.said
+    assert process.code() == 69, process.said
     assert "LOST the 2 processes of this training did not all meet" in process.said
 
 
@@ -426,7 +426,7 @@ def test_one_that_fails_alone_keeps_its_code_and_ends_the_other(bench: Bench) ->
     where = address()
     waits, fails = company(bench, 0, where, "waits"), company(bench, 1, where, "fails")
     assert fails.code() == 65, fails.said
-    assert waits.code() == 75, waits.said
+    assert waits.code() == 69, waits.said
     assert "process 0 has lost the others" in waits.said  # said by XLA's abort or by a collective, whichever is first
     assert "LOST" not in fails.said
 
@@ -437,7 +437,7 @@ def test_one_that_was_restarted_before_anybody_noticed_ends_with_the_others(benc
     bench.until(lambda: "met" in killed.said or killed.popen.poll() is not None)
     killed.popen.kill()
     again = company(bench, 1, where, patience=20)
-    assert (waits.code(), again.code()) == (75, 75), waits.said + again.said
+    assert (waits.code(), again.code()) == (69, 69), waits.said + again.said
     assert "LOST" in again.said or "ERROR process 1 cannot take part" in again.said
 
 
