@@ -52,7 +52,7 @@ class Answers:
     Attributes:
         context: Of the kubeconfig; None is whichever is current.
         namespace: Where runs live.
-        storage: gs://bucket/folder.
+        storage: gs://bucket/folder or s3://bucket/folder.
         images: What pods run.
         queue: Kueue's LocalQueue; None for none.
     """
@@ -65,9 +65,9 @@ class Answers:
 
     def cluster(self) -> Cluster:
         """Return the settings that they make; raise UsageError for what cannot be."""
-        if not self.storage.startswith("gs://"):
+        if not self.storage.startswith(("gs://", "s3://")):
             raise UsageError(
-                f"storage {self.storage!r} is not one that pods can reach; use gs://bucket or gs://bucket/folder"
+                f"storage {self.storage!r} is not one that pods can reach; use gs://bucket/folder or s3://bucket/folder"
             )
         try:
             return Cluster.model_validate(
@@ -104,7 +104,7 @@ def collect(given: Given, known: Sequence[str], current: str | None, version: st
     return Answers(
         context=answer(given.context, contexts, current or "", lambda name: check_context(name, known)) or None,
         namespace=answer(given.namespace, "namespace", DEFAULT.namespace, lambda name: _check(namespace=name)),
-        storage=answer(given.storage, "storage (gs://...)", DEFAULT.storage, lambda url: _check(storage=url)),
+        storage=answer(given.storage, "storage (gs:// or s3://...)", DEFAULT.storage, lambda url: _check(storage=url)),
         images=_images(given, version, answer),
         queue=answer(given.queue, "Kueue's queue (empty: none)", "", lambda name: _check(queue=name or None)) or None,
     )
@@ -184,8 +184,8 @@ gpu_resource = {_toml(cluster.gpu_resource)}
 # Labels that all nodes of runs must have, and taints they may have beside the GPUs' own.
 # node_selector = {{ "cloud.google.com/gke-accelerator" = "nvidia-h100-80gb" }}
 # tolerations = [{{ key = "team", operator = "Equal", value = "robots", effect = "NoSchedule" }}]
-# More environment of the pods.
-# env = {{ NCCL_DEBUG = "WARN" }}
+# More environment of the pods; with s3:// the region, or AWS_ENDPOINT_URL of another maker's store, but no keys.
+# env = {{ NCCL_DEBUG = "WARN", AWS_REGION = "eu-central-1" }}
 # Name of the Secret that opens a private registry.
 # pull_secret = "registry"
 
@@ -213,7 +213,7 @@ def next_steps(answers: Answers) -> str:
     cluster = answers.cluster()
     namespace = cluster.namespace
     other = "" if namespace == DEFAULT.namespace else f" (first: `namespace: {namespace}` in the overlay)"
-    overlay = "kueue" if cluster.queue else "gke"
+    overlay = "kueue" if cluster.queue else "eks" if cluster.storage.startswith("s3://") else "gke"
     flag = f" --context {cluster.context}" if cluster.context else ""
     steps = [f"set {', '.join(cluster.unset)} in {FILE}"] if cluster.unset else []
     steps += [

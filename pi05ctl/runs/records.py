@@ -25,7 +25,7 @@ from pi05ctl.spec.runspec import RunSpec
 _IN_SHARDS = ("demos-", "eval-")
 _POLL = 0.05
 _LOCK_PATIENCE = 90.0
-"""Seconds that a submission waits for another one of the same run; on gs:// that of a killed one expires after 60."""
+"""Seconds that a submission waits for another one of the same run; in a bucket a killed one's expires after 60."""
 _JOB: TypeAdapter[AnyJob | PipelineJob] = TypeAdapter(Annotated[AnyJob | PipelineJob, Field(discriminator="kind")])
 
 

@@ -102,6 +102,13 @@ def test_google_accounts_hang_on_the_service_accounts():
         }
 
 
+def test_roles_of_aws_hang_on_the_service_accounts():
+    for name, account in of_kind("overlays/eks", "ServiceAccount").items():
+        assert account["metadata"]["annotations"] == {
+            "eks.amazonaws.com/role-arn": f"arn:aws:iam::MY-ACCOUNT:role/{name}"
+        }
+
+
 def test_the_queue_covers_all_that_pods_ask_for():
     pods = [manifests(shown)["Job"]["spec"]["template"]["spec"] for shown in PROFILES.values()]
     asked = {resource for pod in pods for resource in pod["containers"][0]["resources"]["requests"]}

@@ -1,4 +1,7 @@
-"""What tests of gs:// share: the emulator, a bucket of their own, a cache of their own, and little patience."""
+"""What tests of gs:// and s3:// share: the servers, a bucket of their own, a cache of their own, and little patience.
+
+Every test that asks for one of these fixtures runs on both stores, first all of them on the one, then on the other.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from pi05.storage import connect, lease
-from pi05.storage.gcs import GcsStorage
-from tests.gcs.emulator import Emulator, Line, new_bucket
+from pi05.storage.remote import BucketStorage
+from tests.gcs.emulator import Cloud, Emulator, Line, Server, new_bucket
 
 
-@pytest.fixture(scope="session")
-def emulator() -> Iterator[Emulator]:
-    server = Emulator(Line())
+@pytest.fixture(scope="session", params=[Emulator, Cloud], ids=["gs", "s3"])
+def emulator(request: pytest.FixtureRequest) -> Iterator[Server]:
+    server: Server = request.param(Line())
     server.start()
     yield server
     server.line.close()
@@ -20,10 +23,10 @@ def emulator() -> Iterator[Emulator]:
 
 
 @pytest.fixture
-def line(emulator: Emulator) -> Iterator[Line]:
+def line(emulator: Server) -> Iterator[Line]:
     yield emulator.line
     emulator.line.mend()
-    emulator.line.rate = None
+    emulator.line.rate = emulator.line.garbled = None
 
 
 @pytest.fixture(autouse=True)
@@ -44,13 +47,13 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def url(emulator: Emulator) -> str:
+def url(emulator: Server) -> str:
     """A bucket of the test's own."""
     return new_bucket(emulator)
 
 
 @pytest.fixture
-def storage(url: str) -> GcsStorage:
+def storage(url: str) -> BucketStorage:
     opened = connect(url)
-    assert isinstance(opened, GcsStorage)
+    assert isinstance(opened, BucketStorage)
     return opened

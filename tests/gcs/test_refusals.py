@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pi05.errors import AccessError, Unreachable
-from pi05.storage.gcs import GcsStorage
+from pi05.storage.remote import BucketStorage
 
 MISSING = "Permission 'storage.objects.create' denied on resource (or it may not exist)."
 
@@ -54,14 +54,14 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def test_refused_credentials_are_named_with_the_remedy(server: Server) -> None:
     server.status, server.message = 401, "Invalid Credentials"
     with pytest.raises(AccessError, match=r"no usable credentials: .*; log in with: gcloud auth application-default"):
-        GcsStorage("gs://bucket/x", patience=1).write("a", b"1")
+        BucketStorage("gs://bucket/x", patience=1).write("a", b"1")
 
 
 @pytest.mark.usefixtures("server")
 def test_missing_rights_are_named_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a/x").touch()
-    storage = GcsStorage("gs://bucket/x", patience=1)
+    storage = BucketStorage("gs://bucket/x", patience=1)
     actions = [
         lambda: storage.write("a", b"1"),
         lambda: storage.read("a"),
@@ -83,4 +83,4 @@ def test_missing_rights_are_named_with_the_remedy(tmp_path: Path) -> None:
 def test_a_service_that_cannot_now_is_worth_another_try(server: Server, status: int) -> None:
     server.status, server.message = status, "try later"
     with pytest.raises(Unreachable, match="could not write x/a for 1 s: try later; look whether the network"):
-        GcsStorage("gs://bucket/x", patience=1).write("a", b"1")
+        BucketStorage("gs://bucket/x", patience=1).write("a", b"1")
