@@ -247,7 +247,7 @@ def _away(error: Any) -> bool:
     cause = error.__cause__
     if not isinstance(cause, auth.TransportError):
         return False
-    status = getattr(cause.args[-1], "status", 503)  # its answer, if there was one, comes last
+    status = getattr((cause.args or (None,))[-1], "status", 503)  # its answer, if there was one, comes last
     return status == 429 or status >= 500
 
 

@@ -74,6 +74,7 @@ _STRANGERS = {
 _ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 
 _UNREACHABLE = (
+    aws.ConnectionError,
     aws.HTTPClientError,
     aws.IncompleteReadError,
     aws.CredentialRetrievalError,
@@ -378,8 +379,8 @@ class S3Bucket(Bucket):
             return AccessError(f"{tried}: the credentials are refused: {reason}; {bucket.remedy(_LOGIN, _OVERLAY)}")
         if status == 403:
             return AccessError(
-                f"{tried}, it is not allowed: {reason}. Required: {_RIGHTS}. As a person: {_LOGIN}; in a pod: give "
-                "that to the role of its service account (k8s/overlays/eks)"
+                f"{self.url}: not allowed to {action}: {reason}. Required: {_RIGHTS}. As a person: {_LOGIN}; in a pod: "
+                f"give that to the role of its service account ({_OVERLAY})"
             )
         if code in _ELSEWHERE or status == 301:
             return ConfigError(f"{tried}: {reason}; set AWS_REGION to the bucket's own region")
