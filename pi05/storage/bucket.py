@@ -54,7 +54,7 @@ class Object:
         size: Bytes.
         version: Of its content.
         updated: When it was written, in seconds since 1970 of the service's own clock.
-        crc32c: Its checksum as 8 hex digits; "" where the service was not asked for it.
+        crc32c: Its checksum as 8 hex digits; "" where the service was not asked for it, or does not know it.
     """
 
     name: str
@@ -145,7 +145,7 @@ class Bucket(ABC):
 
     @abstractmethod
     def stat(self, name: str) -> Object | None:
-        """Return what is known of an object, its checksum included, or None without it."""
+        """Return what the service knows of an object, or None without it."""
 
     @abstractmethod
     def objects(self, prefix: str, checksums: bool = False) -> Iterator[Object]:

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,6 +45,8 @@ _CONFIG = Config(
 )
 _MOST_PARTS = 10_000
 """Of one object; a larger one has larger parts."""
+_NO_VERSION = f'"{"0" * 32}"'
+"""What looks like an ETag and is that of no object."""
 _WHOLE = "crc32c"
 """Name under which an object in parts has the checksum of the whole."""
 _PAGES = 4
@@ -51,7 +54,14 @@ _PAGES = 4
 _PAUSES = (0.2, 5.0)
 """Seconds before the first repetition, and the longest."""
 
-_LATER = {"SlowDown", "RequestTimeout", "ConditionalRequestConflict", "OperationAborted", "IDPCommunicationError"}
+_LATER = {
+    "ConditionalRequestConflict",
+    "IDPCommunicationError",
+    "OperationAborted",
+    "RequestTimeTooSkewed",  # a process that was suspended sends what it has signed before
+    "RequestTimeout",
+    "SlowDown",
+}
 """Codes of what is worth another try, beside every answer with 429 or 5xx."""
 _DAMAGED = {
     "BadDigest",
@@ -68,7 +78,6 @@ _STRANGERS = {
     "InvalidToken",
     "InvalidIdentityToken",
     "TokenRefreshRequired",
-    "RequestTimeTooSkewed",
 }
 """Codes of credentials that are refused, whatever they would allow."""
 _ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
@@ -146,21 +155,23 @@ class S3Bucket(Bucket):
 
         Stores that do not know conditions ignore them, and two pods would write one run.
         """
-        try:
-            self._put(name, data, Metadata={"writer": self.writer}, **_only(ABSENT))
-        except Conflict:
-            self._obeys = True
-            return
-        raise ConfigError(
-            f"{self.url}: this store ignores If-None-Match, so nothing keeps two pods from writing one run; use one "
-            "with conditional writes (Amazon S3, MinIO, Ceph and others have them)"
-        )
+        for word, version in (("If-None-Match", ABSENT), ("If-Match", _NO_VERSION)):
+            with contextlib.suppress(Conflict):
+                self._put(name, data, Metadata={"writer": self.writer}, **_only(version))
+                raise ConfigError(
+                    f"{self.url}: this store ignores {word}, so nothing keeps two pods from writing one run; use one "
+                    "with conditional writes, as Amazon S3 has them"
+                )
+        self._obeys = True
 
     def mine(self, name: str, data: bytes) -> str | None:
+        def read() -> str | None:
+            answer = self._client().get_object(**self._named(name))
+            ours = answer["Metadata"].get("writer") == self.writer and answer["Body"].read() == data
+            return str(answer["ETag"]) if ours else None
+
         with contextlib.suppress(Missing):
-            answer = self._call(f"read {name}", lambda: self._client().get_object(**self._named(name)))
-            if answer["Metadata"].get("writer") == self.writer and answer["Body"].read() == data:
-                return str(answer["ETag"])
+            return self._call(f"read {name}", read)
         return None
 
     def send(self, name: str, path: Path, crc32c: str) -> None:
@@ -241,20 +252,23 @@ class S3Bucket(Bucket):
             size=int(answer["ContentLength"]),
             version=str(answer["ETag"]),
             updated=float(answer["LastModified"].timestamp()),
-            crc32c=_checksum(answer) or self._read_checksum(name, str(answer["ETag"])),
+            crc32c=_checksum(answer),
         )
 
-    def _read_checksum(self, name: str, version: str) -> str:
-        """Return the checksum of an object of which the service does not tell it: it is read."""
+    def _verified(self, name: str) -> Object | None:
+        """Return what `stat` does; an object of which the service does not tell the checksum is read."""
+        found = self.stat(name)
+        if found is None or found.crc32c:
+            return found
 
         def read() -> str:
-            found: Any = google_crc32c.Checksum()
-            answer = self._client().get_object(**self._named(name), **_only(version))
+            checksum: Any = google_crc32c.Checksum()
+            answer = self._client().get_object(**self._named(name), **_only(found.version))
             for piece in answer["Body"].iter_chunks(1 << 20):
-                found.update(piece)
-            return found.digest().hex()
+                checksum.update(piece)
+            return checksum.digest().hex()
 
-        return self._call(f"read {name}", read)
+        return replace(found, crc32c=self._call(f"read {name}", read))
 
     def objects(self, prefix: str, checksums: bool = False) -> Iterator[Object]:
         """List; checksums are asked for object by object, many at a time. One that is deleted meanwhile is left out."""
@@ -264,7 +278,7 @@ class S3Bucket(Bucket):
             return
         with ThreadPoolExecutor(WORKERS) as pool:
             names = (one.name for one in found)
-            yield from (one for one in pool.map(self.stat, names) if one is not None)
+            yield from (one for one in pool.map(self._verified, names) if one is not None)
 
     def matching(self, folder: str, names: Sequence[str]) -> list[Object]:
         """List everything, as the service does not select; what is long is shared out among several listings."""

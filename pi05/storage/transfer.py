@@ -130,4 +130,4 @@ def manifest(bucket: Bucket, prefix: str) -> tuple[dict[str, Entry], str]:
     one = bucket.stat(prefix + MANIFEST)
     if one is None:
         raise DataError(artefact.never_completed())
-    return artefact.load_manifest(bucket.read(prefix + MANIFEST, one.version)), one.crc32c
+    return artefact.load_manifest(bucket.read(prefix + MANIFEST, one.version)), one.crc32c or one.version.strip('"')

@@ -22,6 +22,8 @@ class Server(ThreadingHTTPServer):
     """Answers everything with one status, in the words of Google's service or of Amazon's."""
 
     scheme, status, code, message = "gs", 403, "AccessDenied", MISSING
+    written, keeps = False, "X-Nothing"
+    """Whether it has answered with 200, and the condition that it then does not ignore."""
     token = 200
     """What whoever asks for an identity is answered with."""
 
@@ -44,8 +46,11 @@ class Handler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.headers.get("Metadata-Flavor"):
             return self.identity()
-        refused = self.server.body if self.server.status != 200 else b""
-        self.answer(self.server.status, refused, "ETag", '"1"')
+        status = self.server.status
+        if status == 200 and self.server.written and self.headers.get(self.server.keeps):
+            status = 412
+        self.server.written |= status == 200
+        self.answer(status, self.server.body if status != 200 else b"", "ETag", '"1"')
 
     do_POST = do_PUT = do_DELETE = do_HEAD = do_GET  # noqa: N815
 
@@ -131,9 +136,12 @@ def test_a_service_that_cannot_now_is_worth_another_try(server: Server, status: 
 
 
 @only_s3
-def test_a_store_that_ignores_conditions_is_refused_before_two_pods_write_one_run(server: Server) -> None:
-    server.status = 200
-    with pytest.raises(ConfigError, match="ignores If-None-Match, so nothing keeps two pods from writing one run"):
+@pytest.mark.parametrize(("keeps", "ignores"), [("X-Nothing", "If-None-Match"), ("If-None-Match", "If-Match")])
+def test_a_store_that_ignores_conditions_is_refused_before_two_pods_write_one_run(
+    server: Server, keeps: str, ignores: str
+) -> None:
+    server.status, server.keeps = 200, keeps
+    with pytest.raises(ConfigError, match=f"ignores {ignores}, so nothing keeps two pods from writing one run"):
         server.open().write("runs/r/run.json", b"1", absent=True)
 
 

@@ -11,13 +11,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
+import botocore.session
 import pytest
 from google.cloud.storage import Blob
 from google.cloud.storage.exceptions import DataCorruption
 
 from pi05.errors import ConfigError, DataError, JobError, TemporaryError
-from pi05.storage import MANIFEST, connect, remote, transfer
+from pi05.storage import MANIFEST, connect, remote, s3, transfer
 from pi05.storage import bucket as buckets
 from pi05.storage import lease as leases
 from pi05.storage.remote import BucketStorage
@@ -58,7 +60,10 @@ def test_of_several_writers_one_is_first(storage: BucketStorage) -> None:
     assert storage.read("runs/r/run.json") == b"%d" % won.index(True)
 
 
-def test_an_artefact_is_published_with_its_checksums_and_opened(storage: BucketStorage, tmp_path: Path) -> None:
+def test_an_artefact_is_published_with_its_checksums_and_opened(
+    storage: BucketStorage, tmp_path: Path, emulator: Server
+) -> None:
+    emulator.line.requests.clear()
     folder = make_folder(tmp_path / "a", size=3 * buckets.PART + 7)
     storage.publish(folder, "datasets/a")
     manifest = json.loads(storage.read(f"datasets/a/{MANIFEST}"))
@@ -67,6 +72,7 @@ def test_an_artefact_is_published_with_its_checksums_and_opened(storage: BucketS
     assert storage.artefacts("datasets") == ["a"]
     assert storage.children("datasets") == ["a"]
     assert storage.verify("datasets/a") == []
+    assert not [one for one in emulator.line.requests if emulator.fetch.match(one) and b"x.bin" in one]
     opened = storage.open("datasets/a")
     for name in ("data/x.bin", "y.txt", "empty"):
         assert (opened / name).read_bytes() == (folder / name).read_bytes()
@@ -184,7 +190,7 @@ def test_an_upload_goes_on_where_the_earlier_one_ended(
     storage.publish(folder, "datasets/a")
     assert storage.verify("datasets/a") == []
     writes = [one for one in line.requests if emulator.upload.match(one)]
-    once = emulator.scheme == "s3"  # whether the store keeps to conditions is tried
+    once = 2 * (emulator.scheme == "s3")  # whether the store keeps to conditions is tried
     assert len(writes) == 2 + 1 + 2 + once  # two files, the manifest, a lease taken and given back
 
 
@@ -272,6 +278,21 @@ def test_a_thousand_small_objects_are_scanned_in_few_requests(storage: BucketSto
     line.requests.clear()
     assert connect(storage.url).scan("runs", names)["runs/r17/status.json"] == b"new"
     assert len(line.requests) <= 3 * 2 + 1  # a list of names takes two pages; one object has changed
+
+
+def test_a_long_listing_is_shared_out_and_loses_nothing(
+    storage: BucketStorage, monkeypatch: pytest.MonkeyPatch, emulator: Server
+) -> None:
+    names = [f"{letter}{dash}{number}" for letter in "abc" for dash in ("", "-", "/x") for number in range(9)]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda name: storage.write(f"runs/{name}/status.json", name.encode()), names))
+    storage.write("runs/status.json", b"of no run")
+    found = storage.scan("runs", ["status.json", "*/status.json"])
+    assert found == {f"runs/{name}/status.json": name.encode() for name in names}
+    monkeypatch.setattr(s3, "_PAGES", 0)  # of S3: as if there were more pages than are listed one after the other
+    emulator.line.requests.clear()
+    assert connect(storage.url).scan("runs", ["status.json", "*/status.json"]) == found
+    assert len(emulator.line.requests) < 2 + 1 + buckets.WORKERS + 1
 
 
 def test_keys_stay_inside(storage: BucketStorage) -> None:
@@ -387,6 +408,42 @@ def test_a_folder_of_another_user_is_not_trusted(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(remote.os, "getuid", lambda: 4242)
     with pytest.raises(ConfigError, match="belongs to another user"), storage.stage("datasets/a"):
         pass
+
+
+# ---- S3 alone -------------------------------------------------------------------------------------------------------
+
+only_s3 = pytest.mark.parametrize("emulator", [Cloud], indirect=True, ids=["s3"])
+
+
+def raw(storage: BucketStorage) -> tuple[Any, str]:
+    """Another program's client, and the bucket."""
+    return botocore.session.get_session().create_client("s3"), storage.url.split("/")[2]
+
+
+@only_s3
+def test_what_another_program_has_put_there_is_read_to_be_verified(storage: BucketStorage, tmp_path: Path) -> None:
+    storage.publish(make_folder(tmp_path / "a"), "datasets/a")
+    client, bucket = raw(storage)
+    client.put_object(Bucket=bucket, Key="team/datasets/a/data/x.bin", Body=b"12345")
+    assert "ChecksumCRC32C" not in client.head_object(
+        Bucket=bucket, Key="team/datasets/a/data/x.bin", ChecksumMode="ENABLED"
+    )
+    assert storage.verify("datasets/a") == []
+    client.put_object(Bucket=bucket, Key="team/datasets/a/data/x.bin", Body=b"12346")
+    assert storage.verify("datasets/a")[0].startswith("data/x.bin has crc32c ")
+
+
+@only_s3
+@pytest.mark.parametrize("size", [9, buckets.PART + 1])
+def test_of_a_file_that_changes_while_it_is_sent_nothing_is_left(
+    storage: BucketStorage, tmp_path: Path, size: int
+) -> None:
+    (tmp_path / "x").write_bytes(bytes(size))
+    with pytest.raises(TemporaryError, match="it had 00000000; it was changed meanwhile"):
+        storage._bucket.send("team/x", tmp_path / "x", "00000000")
+    client, bucket = raw(storage)
+    assert "Contents" not in client.list_objects_v2(Bucket=bucket)
+    assert "Uploads" not in client.list_multipart_uploads(Bucket=bucket)
 
 
 # ---- Leases ---------------------------------------------------------------------------------------------------------
