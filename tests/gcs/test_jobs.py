@@ -118,7 +118,8 @@ def test_a_shard_has_a_status_and_a_lease_of_its_own(pod: Pod, storage: BucketSt
         (["--what"], "unrecognized arguments: --what"),
     ],
 )
-def test_a_wrong_command_line_is_in_the_termination_log(pod: Pod, arguments: list[str], message: str) -> None:
+def test_a_wrong_command_line_is_in_the_termination_log(tmp_path: Path, arguments: list[str], message: str) -> None:
+    pod = Pod(tmp_path, "gs://of-no-matter")
     code, _, err = pod.run("finish", *arguments)
     assert code == 64
     assert message in err

@@ -412,15 +412,13 @@ def test_a_folder_of_another_user_is_not_trusted(monkeypatch: pytest.MonkeyPatch
 
 # ---- S3 alone -------------------------------------------------------------------------------------------------------
 
-only_s3 = pytest.mark.parametrize("emulator", [Cloud], indirect=True, ids=["s3"])
-
 
 def raw(storage: BucketStorage) -> tuple[Any, str]:
     """Another program's client, and the bucket."""
     return botocore.session.get_session().create_client("s3"), storage.url.split("/")[2]
 
 
-@only_s3
+@pytest.mark.store("s3")
 def test_what_another_program_has_put_there_is_read_to_be_verified(storage: BucketStorage, tmp_path: Path) -> None:
     storage.publish(make_folder(tmp_path / "a"), "datasets/a")
     client, bucket = raw(storage)
@@ -433,7 +431,7 @@ def test_what_another_program_has_put_there_is_read_to_be_verified(storage: Buck
     assert storage.verify("datasets/a")[0].startswith("data/x.bin has crc32c ")
 
 
-@only_s3
+@pytest.mark.store("s3")
 @pytest.mark.parametrize("size", [9, buckets.PART + 1])
 def test_of_a_file_that_changes_while_it_is_sent_nothing_is_left(
     storage: BucketStorage, tmp_path: Path, size: int

@@ -28,6 +28,8 @@ PATHS = RunPaths("train-pushcube-222222")
 DATASET = "datasets/pushcube/222222"
 STEPS, SAVE, KEEP = 60, 10, 20
 CONVENTION = Convention(cameras=(), state="joints_and_poses")
+GS = pytest.mark.store("gs")
+"""What takes long, and is of the trainer more than of the store."""
 NAMES = state_names(tasks.find("pushcube"), CONVENTION)
 
 
@@ -151,7 +153,7 @@ def test_a_run_leaves_its_checkpoints_in_the_bucket(whole: Trainer) -> None:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("uploads", [3, 9, 30])
+@pytest.mark.parametrize("uploads", [pytest.param(3, marks=GS), 9, pytest.param(30, marks=GS)])
 def test_killed_while_it_uploads_it_resumes_with_the_same_numbers(
     trainer: Trainer, whole: Trainer, line: Line, emulator: Server, uploads: int
 ) -> None:
@@ -189,6 +191,7 @@ def test_cut_off_for_a_while_it_trains_on_and_everything_arrives(trainer: Traine
     assert "could not" in str(trainer.events("first", "warning")[0].message)
 
 
+@GS
 @pytest.mark.timeout(400)
 def test_told_to_stop_it_saves_and_uploads_before_it_ends(trainer: Trainer, whole: Trainer, line: Line) -> None:
     line.rate = 2e6
@@ -214,6 +217,7 @@ def test_what_is_done_is_not_fetched_again(whole: Trainer, line: Line, emulator:
     assert whole.losses("again") == {}
 
 
+@GS
 @pytest.mark.timeout(600)
 def test_two_processes_bring_their_parts_and_go_on_when_the_bucket_was_away(
     trainer: Trainer, whole: Trainer, line: Line, tmp_path: Path
