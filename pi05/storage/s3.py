@@ -15,6 +15,7 @@ check) are read: what counts as verified is.
 
 import base64
 import contextlib
+import logging
 import random
 import threading
 import time
@@ -106,6 +107,8 @@ _OVERLAY = "k8s/overlays/eks"
 _RIGHTS = "s3:GetObject, s3:PutObject, s3:DeleteObject and s3:AbortMultipartUpload on its objects, s3:ListBucket on it"
 
 Answer = TypeVar("Answer")
+
+logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells everybody where it found the credentials
 
 
 class S3Bucket(Bucket):
