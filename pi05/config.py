@@ -378,7 +378,7 @@ class Job(Section):
         v: Version of this contract.
         run: The run's name, `<kind>-<task>-<6 hex>`.
         task: Name of the task.
-        storage: Root of all artefacts, `file:///absolute/path` or `gs://bucket/prefix`.
+        storage: Root of all artefacts, `file:///absolute/path`, `gs://bucket/prefix` or `s3://bucket/prefix`.
         convention: What data, checkpoint and evaluation agree on.
     """
 

@@ -4,8 +4,8 @@
     cache/compiled/<machine>/xla_gpu_per_fusion_autotune_cache_dir/<digest>    which kernel was the fastest on a GPU
 
 JAX's digest covers the program, the options and the versions it was compiled with; <machine> covers what JAX leaves
-out. On file:// JAX works in that folder itself, on gs:// in a local one that is filled at the start and whose new files
-are uploaded while the job runs. All of it is best effort: whatever fails costs a compilation and never a run.
+out. On file:// JAX works in that folder itself, with a bucket in a local one that is filled at the start and whose new
+files are uploaded while the job runs. All of it is best effort: whatever fails costs a compilation and never a run.
 
 Whoever can write the storage can have its code run in jobs this way.
 """

@@ -1,289 +1,289 @@
-"""gs://: a bucket of Google Cloud Storage as storage, with this machine's disk as its cache.
+"""gs://: a bucket of Google Cloud Storage. The version of an object is its generation.
 
-Everything that is read in whole folders lies under TMPDIR (in a pod the large scratch disk), every artefact in a folder
-named by its content; the small objects that `scan` has read lie in the user's cache, so that a status of a thousand
-runs reads what has changed.
+The only importer of google-cloud-storage; imported when a gs:// URL is connected and not before. STORAGE_EMULATOR_HOST
+(the library's own word) leads to an emulator, without credentials.
 """
 
+# pyright: reportMissingTypeStubs=false
+# The library has no types: what comes out of it is Any, and goes no further than this file.
+
+import base64
 import contextlib
-import hashlib
 import os
-import re
-import shutil
-import tempfile
-import uuid
-from collections.abc import Generator, Iterable
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any, cast
 
-from pi05.errors import ConfigError, DataError
-from pi05.storage import artefact, lease, local, transfer
-from pi05.storage.artefact import MANIFEST, Entry, disk_errors
-from pi05.storage.bucket import WORKERS, Bucket, Conflict, Missing, Object
-from pi05.storage.interface import Lease, Storage
-from pi05.storage.names import check_key
+import google_crc32c
+from google.api_core import exceptions as api
+from google.auth import exceptions as auth
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage as _storage
+from google.cloud.storage.exceptions import DataCorruption
+from google.cloud.storage.retry import DEFAULT_RETRY
+from requests import RequestException
+from requests.adapters import HTTPAdapter
+
+from pi05.errors import AccessError, ConfigError, TemporaryError, Unreachable
+from pi05.storage import bucket
+from pi05.storage.bucket import PART, WORKERS, Bucket, Conflict, Damaged, Missing, Object, chosen
+
+_TIMEOUT = (10, 60)
+_TIMEOUT_OF_FILES = (10, 300)
+"""Seconds to connect, and between two bytes of an answer; a service may take long to put a large file together."""
+
+_UNREACHABLE = (
+    api.RetryError,
+    api.ServerError,
+    api.TooManyRequests,
+    auth.TransportError,
+    RequestException,
+    ConnectionError,
+    TimeoutError,
+)
+"""What the library raises when the service does not answer, or answers that it cannot now."""
+
+_FIELDS = "items(name,size,crc32c,generation,updated),prefixes,nextPageToken"
+_LOGIN = "gcloud auth application-default login"
+_OVERLAY = "k8s/overlays/gke"
 
 
-class GcsStorage(Storage):
-    """A bucket, or a folder in one.
+class GcsBucket(Bucket):
+    """One bucket of Google's; for its arguments see Bucket."""
 
-    Args:
-        url: `gs://bucket` or `gs://bucket/folder`.
-        patience: Seconds that an operation is repeated before the bucket counts as unreachable; None: PATIENCE.
+    scheme = "gs"
 
-    Raises:
-        ConfigError: The URL is not of that form.
-    """
+    def __init__(self, name: str, patience: float | None = None) -> None:
+        super().__init__(name, patience)
+        self._lock = threading.Lock()
+        self._opened: Any = None
+        self._known = False  # whether the bucket has answered once
 
-    def __init__(self, url: str, patience: float | None = None) -> None:
-        parts = urlsplit(url)
-        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", parts.netloc) or parts.query or parts.fragment:
-            raise ConfigError(
-                f"storage {url!r} is not supported; use gs://bucket or gs://bucket/folder, where bucket has 3 or more "
-                "of a-z, 0-9, '.', '_' and '-'"
+    def read_at(self, name: str, version: str | None = None) -> tuple[bytes, str]:
+        with self._errors(f"read {name}"):
+            blob = self._bucket().blob(name)
+            content = blob.download_as_bytes(
+                if_generation_match=_generation(version), raw_download=True, **self._again()
             )
-        folder = parts.path.strip("/")
-        self.url = f"gs://{parts.netloc}/{folder}".rstrip("/")
-        self._prefix = f"{check_key(folder)}/" if folder else ""
-        self._bucket = Bucket(parts.netloc, patience)
-        self._held: list[lease.BucketLease] = []
+            return content, str(blob.generation)
 
-    def read(self, key: str) -> bytes:
-        try:
-            return self._bucket.read(self._name(key))
-        except Missing as error:
-            raise DataError(f"{self.url}/{key} does not exist") from error
-
-    def write(self, key: str, data: bytes, absent: bool = False) -> bool:
-        self._may_write()
-        if not absent:
-            self._bucket.write(self._name(key), data)
-            return True
-        try:
-            self._bucket.write_mine(self._name(key), data, generation=0)
-        except Conflict:
-            return False
-        return True
-
-    def exists(self, key: str) -> bool:
-        return self._stat(key) is not None
-
-    def modified(self, key: str) -> float:
-        found = self._stat(key)
-        if found is None:
-            raise DataError(f"{self.url}/{key} does not exist")
-        return found.updated
-
-    def children(self, key: str) -> list[str]:
-        return [name for name in self._bucket.names(self._folder(key)) if not name.startswith(".")]
-
-    def artefacts(self, key: str) -> list[str]:
-        found = self._matches(key, MANIFEST)
-        return sorted(name for one in found if not (name := one.name.split("/")[-2]).startswith("."))
-
-    def incomplete(self, key: str) -> list[str]:
-        return sorted({*self.children(key)} - {*self.artefacts(key)})
-
-    def discard(self, key: str) -> None:
-        if self._bucket.stat(self._folder(key) + MANIFEST) is None:
-            self.delete(key)
-
-    def scan(self, prefix: str, names: Iterable[str]) -> dict[str, bytes]:
-        with ThreadPoolExecutor(WORKERS) as pool:
-            several = pool.map(partial(self._matches, prefix), [*names])
-            found = [one for matches in several for one in matches]
-            contents = pool.map(self._cached, found)
-            return {
-                one.name.removeprefix(self._prefix): content
-                for one, content in zip(found, contents, strict=True)
-                if content is not None
-            }
-
-    def delete(self, key: str) -> None:
-        self._may_write()
-        folder = self._folder(key)
-        self._bucket.remove(folder + MANIFEST)
-        self._bucket.remove(self._name(key))
-        with ThreadPoolExecutor(WORKERS) as pool:
-            transfer.run_all(pool, [partial(self._bucket.remove, one.name) for one in self._bucket.objects(folder)])
-
-    @contextlib.contextmanager
-    def stage(self, key: str) -> Generator[Path]:
-        self._refuse_existing(key)
-        with disk_errors(f"writing {key}"):
-            folder = Path(tempfile.mkdtemp(dir=_made(local.scratch()), prefix="stage-"))
-            try:
-                yield folder
-                self.publish(folder, key)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-
-    def publish(self, folder: Path, key: str) -> None:
-        self._refuse_existing(key)
-        with self._alone(key):
-            self.complete(key, self.add(folder, key))
-
-    def add(self, folder: Path, key: str) -> dict[str, Entry]:
-        return transfer.send(self._bucket, folder, self._folder(key), self._may_write)
-
-    def complete(self, key: str, files: dict[str, Entry]) -> None:
-        self._refuse_existing(key)
-        try:
-            transfer.finish(self._bucket, self._folder(key), files, self._may_write)
-        except Conflict as error:
-            raise artefact.already_there(f"{self.url}/{key}") from error
-
-    @contextlib.contextmanager
-    def _alone(self, key: str) -> Generator[None]:
-        """Hold the lease of an artefact while it is made, unless its run is leased by us already."""
-        if any(key.startswith(held.what + "/") for held in tuple(self._held)):
-            yield
-            return
-        parent, _, name = key.rpartition("/")
-        with self._hold(f"{parent}/.{name}/lease" if parent else f".{name}/lease", key):
-            self._refuse_existing(key)  # made while we waited
-            yield
-
-    def verify(self, key: str, parts: tuple[str, ...] = ()) -> list[str]:
-        """Compare the manifest with what the service knows of every object; nothing is downloaded."""
-        try:
-            files = artefact.chosen(transfer.manifest(self._bucket, self._folder(key))[0], parts)
-        except DataError as error:
-            return [str(error)]
-        return artefact.differences(files, transfer.listing(self._bucket, self._folder(key)))
-
-    def open(self, key: str, parts: tuple[str, ...] = ()) -> Path:
-        files, target = self._copy(key, parts)
-        if not transfer.complete(target, files):
-            shutil.rmtree(_made(target.parent) / target.name, ignore_errors=True)
-            try:
-                self._fetch(key, files, target)
-            except OSError:  # its place is taken
-                if not transfer.complete(target, files):  # and not by another process that was faster
-                    raise
-        return target
-
-    @contextlib.contextmanager
-    def borrow(self, key: str, parts: tuple[str, ...] = ()) -> Generator[Path]:
-        _, target = self._copy(key, parts)
-        try:
-            yield self.open(key, parts)
-        finally:
-            shutil.rmtree(target, ignore_errors=True)
-
-    def _copy(self, key: str, parts: tuple[str, ...]) -> tuple[dict[str, Entry], Path]:
-        """Return the files of an artefact's parts, and where this machine keeps a copy of this very content."""
-        try:
-            files, version = transfer.manifest(self._bucket, self._folder(key))
-            files = artefact.chosen(files, parts)
-        except DataError as error:
-            raise artefact.unusable(f"{self.url}/{key}", [str(error)]) from error
-        return files, self._cache("+".join([f"artefacts/{check_key(key)}@{version}", *sorted(parts)]))
-
-    def fetch(self, key: str, folder: Path) -> None:
-        try:
-            files, _ = transfer.manifest(self._bucket, self._folder(key))
-        except DataError as error:
-            raise artefact.unusable(f"{self.url}/{key}", [str(error)]) from error
-        self._fetch(key, files, folder)
-
-    def scratch(self, key: str) -> Path:
-        return self._cache(f"scratch/{check_key(key)}")
-
-    def lease(self, key: str) -> AbstractContextManager[Lease]:
-        return self._hold(key, key.removesuffix("/lease"))
-
-    @contextlib.contextmanager
-    def _hold(self, key: str, what: str) -> Generator[Lease]:
-        """Hold a lease; while it is held, this storage writes nothing unless it still is."""
-        with lease.hold(self._bucket, self._name(key), what) as held:
-            self._held.append(held)
-            try:
-                yield held
-            finally:
-                self._held.remove(held)
-
-    def leased(self, key: str) -> bool:
-        return lease.is_held(self._bucket, self._name(key))
-
-    def _name(self, key: str) -> str:
-        """Return the object's name in the bucket."""
-        return self._prefix + check_key(key)
-
-    def _folder(self, key: str) -> str:
-        return self._name(key).rstrip("/") + "/"
-
-    def _stat(self, key: str) -> Object | None:
-        """Return an object, or the manifest of an artefact."""
-        return self._bucket.stat(self._name(key)) or self._bucket.stat(self._folder(key) + MANIFEST)
-
-    def _refuse_existing(self, key: str) -> None:
-        if self._bucket.stat(self._folder(key) + MANIFEST) is not None:
-            raise artefact.already_there(f"{self.url}/{key}")
-
-    def _may_write(self) -> None:
-        """Raise TemporaryError when a lease of this process is lost: another one writes now."""
-        for held in tuple(self._held):
-            held.confirm()
-
-    def _matches(self, prefix: str, name: str) -> list[Object]:
-        """Return the objects `<prefix>/*/<name>`. The service selects them; an emulator may send more."""
-        folder, wanted = self._folder(prefix), f"*/{check_key(name)}".split("/")
-        found: list[Object] = []
-        for one in self._bucket.objects(folder, f"{folder}*/{name}"):
-            parts = one.name.removeprefix(folder).split("/")
-            if len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted)):
-                found.append(one)
-        return found
-
-    def _cached(self, one: Object) -> bytes | None:
-        """Return an object's content, from this machine when it has that generation; None when it is gone."""
-        path = (
-            local.user_cache() / "objects" / hashlib.sha256(f"{self._bucket.name}/{one.name}".encode()).hexdigest()[:32]
-        )
-        head = f"{one.generation} {one.crc32c}\n".encode()
-        with contextlib.suppress(OSError):
-            if (content := path.read_bytes()).startswith(head):
-                return content[len(head) :]
-        try:
-            content, generation = self._bucket.read_at(one.name)
-        except Missing:
-            return None
-        if generation == one.generation:
-            _keep(path, head + content)
+    def read_range(self, name: str, start: int, stop: int, version: str) -> bytes:
+        with self._errors(f"read {name}"):
+            content = (
+                self._bucket()
+                .blob(name)
+                .download_as_bytes(
+                    start=start,
+                    end=stop - 1,
+                    if_generation_match=_generation(version),
+                    raw_download=True,
+                    checksum=None,
+                    **self._again(),
+                )
+            )
+        if len(content) != stop - start:
+            raise Unreachable(f"{self.url}/{name}: {len(content)} of {stop - start} bytes came; try again")
         return content
 
-    def _cache(self, name: str) -> Path:
-        return local.scratch() / self._bucket.name / f"{self._prefix}{name}"
+    def write(self, name: str, data: bytes, version: str | None = None) -> str:
+        with self._errors(f"write {name}"):
+            blob = self._bucket().blob(name)
+            blob.metadata = {"writer": self.writer}
+            blob.upload_from_string(data, checksum="crc32c", if_generation_match=_generation(version), **self._again())
+            return str(blob.generation)
 
-    def _fetch(self, key: str, files: dict[str, Entry], folder: Path) -> None:
-        """Download an artefact beside its place and move it there when every checksum agrees."""
-        if problems := artefact.differences(files, transfer.listing(self._bucket, self._folder(key))):
-            raise artefact.unusable(f"{self.url}/{key}", problems)
-        with disk_errors(f"fetching {key}"), artefact.placed(folder) as part:
-            if problems := transfer.download(self._bucket, self._folder(key), files, part):
-                raise artefact.unusable(f"{self.url}/{key}", problems)
-            (part / MANIFEST).write_bytes(artefact.dump_manifest(files))
+    def mine(self, name: str, data: bytes) -> str | None:
+        with self._errors(f"read {name}"):
+            blob: Any = self._bucket().get_blob(name, **self._again())
+        metadata: Any = blob and blob.metadata
+        if metadata and metadata.get("writer") == self.writer and blob.crc32c == _crc32c(data):
+            return str(blob.generation)
+        return None
+
+    def send(self, name: str, path: Path, crc32c: str) -> None:
+        with self._errors(f"write {name}"):
+            large = path.stat().st_size > PART
+            blob = self._bucket().blob(name, chunk_size=PART if large else None)
+            blob.crc32c = base64.b64encode(bytes.fromhex(crc32c)).decode()
+            again = {**self._again(), "timeout": _TIMEOUT_OF_FILES if large else _TIMEOUT}
+            blob.upload_from_filename(str(path), content_type="application/octet-stream", checksum="crc32c", **again)
+            arrived = _hex(blob.crc32c)
+        if arrived != crc32c:
+            raise TemporaryError(
+                f"{self.url}/{name} arrived with crc32c {arrived}, {path} has {crc32c}; it was changed meanwhile"
+            )
+
+    def stat(self, name: str) -> Object | None:
+        with self._errors(f"read {name}"):
+            blob = self._bucket().get_blob(name, **self._again())
+        if blob is None:
+            self._must_exist()
+        return None if blob is None else _object(blob)
+
+    def objects(self, prefix: str, checksums: bool = False) -> Iterator[Object]:
+        del checksums  # a listing has them anyhow
+        return self._listed(prefix)
+
+    def matching(self, folder: str, names: Sequence[str]) -> list[Object]:
+        """Let the service select: a listing for each name, all at once. An emulator may send more."""
+        with ThreadPoolExecutor(WORKERS) as pool:
+            several = pool.map(list[Object], [self._listed(folder, f"{folder}*/{name}") for name in names])
+            return [one for name, found in zip(names, several, strict=True) for one in chosen(found, folder, name)]
+
+    def _listed(self, prefix: str, glob: str | None = None) -> Iterator[Object]:
+        with self._errors(f"list {prefix}"):
+            blobs = self._client().list_blobs(
+                self.name, prefix=prefix, match_glob=glob, fields=_FIELDS, **self._again()
+            )
+            for blob in blobs:
+                yield _object(blob)
+        self._known = True
+
+    def names(self, folder: str) -> list[str]:
+        with self._errors(f"list {folder}"):
+            blobs = self._client().list_blobs(self.name, prefix=folder, delimiter="/", fields=_FIELDS, **self._again())
+            found = {str(blob.name) for blob in blobs}
+            found |= {str(name).rstrip("/") for name in blobs.prefixes}
+        self._known = True
+        return sorted(name.removeprefix(folder) for name in found if name != folder)
+
+    def remove(self, name: str, version: str | None = None) -> None:
+        with contextlib.suppress(Missing), self._errors(f"delete {name}"):
+            self._bucket().blob(name).delete(if_generation_match=_generation(version), **self._again())
+
+    def _again(self) -> dict[str, Any]:
+        """Return how long an operation may take and how it is repeated."""
+        return {"retry": cast("Any", DEFAULT_RETRY).with_timeout(self.patience), "timeout": _TIMEOUT}
+
+    def _bucket(self) -> Any:
+        return self._client().bucket(self.name)
+
+    def _client(self) -> Any:
+        """Return the library's client, made once."""
+        with self._lock:
+            if self._opened is None:
+                self._opened = self._connect()
+            return self._opened
+
+    def _connect(self) -> Any:
+        emulator = bool(os.environ.get("STORAGE_EMULATOR_HOST"))
+        credentials: Any = AnonymousCredentials() if emulator else None
+        client = cast("Any", _storage).Client(project="emulator" if emulator else None, credentials=credentials)
+        session = client._http
+        for scheme in ("https://", "http://"):
+            session.mount(scheme, HTTPAdapter(pool_connections=4, pool_maxsize=2 * WORKERS))
+        session.hooks["response"].append(self._note_time)
+        return client
+
+    def _note_time(self, response: Any, *_: Any, **__: Any) -> None:
+        self.heard(response.headers.get("Date"))
+
+    def _must_exist(self) -> None:
+        """Raise AccessError when there is no such bucket: it answers like an object that does not exist."""
+        if not self._known:
+            next(iter(self.objects("")), None)
+            self._known = True
+
+    @contextlib.contextmanager
+    def _errors(self, action: str) -> Generator[None]:
+        """Turn what the library raises into what was wanted, what is required and what to do."""
+        where = self.url
+        try:
+            yield
+        except api.PreconditionFailed as error:
+            raise Conflict(f"{where}: could not {action}: somebody else has written it") from error
+        except api.NotFound as error:
+            raise self._not_found(action, _message(error)) from error
+        except (api.Forbidden, api.Unauthorized) as error:
+            raise AccessError(
+                f"{where}: not allowed to {action}: {_message(error)}. Required: roles/storage.objectUser on the "
+                f"bucket. As a person: {_LOGIN}; in a pod: bind its service account to that role"
+            ) from error
+        except (auth.DefaultCredentialsError, auth.RefreshError) as error:
+            raise _credentials(where, action, error) from error
+        except api.BadRequest as error:
+            kind = Damaged if "crc32c" in _message(error).lower() else ConfigError
+            raise kind(f"{where}: could not {action}: {_message(error)}") from error
+        except DataCorruption as error:
+            raise Damaged(f"{where}: could not {action}: {_message(error)}; try again") from error
+        except _UNREACHABLE as error:
+            raise Unreachable(
+                f"{where}: could not {action} for {self.patience:.0f} s: {_message(error)}; "
+                "look whether the network and the service are up, then try again"
+            ) from error
+
+    def _not_found(self, action: str, message: str) -> Exception:
+        """Tell a missing object from a missing bucket."""
+        listing = action.startswith("list ")
+        if not listing and "bucket does not exist" not in message:
+            try:
+                self._must_exist()
+            except AccessError as error:
+                return error
+            return Missing(f"{self.url}: could not {action}: there is no such object")
+        return AccessError(
+            f"{self.url}: there is no such bucket; make it (gcloud storage buckets create {self.url}) "
+            "or name another one"
+        )
 
 
-def _made(folder: Path) -> Path:
-    """Make a folder, which nobody else may read or have made before us, and return it."""
-    root = local.scratch()
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if root.stat().st_uid != os.getuid():
-        raise ConfigError(f"{root} belongs to another user; remove it, or set TMPDIR to a folder of your own")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def _credentials(where: str, action: str, error: Any) -> AccessError | TemporaryError:
+    """Return the error of somebody whose credentials are missing or refused, or cannot be had now."""
+    reason = " ".join(str(error).split())[:300]
+    if _away(error):
+        return Unreachable(f"{where}: could not {action}: the identity server does not answer now: {reason}; try again")
+    said = f"{where}: could not {action}: no usable credentials: {reason}"
+    if isinstance(error, auth.RefreshError) or os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
+        return AccessError(f"{said}; {bucket.remedy(_LOGIN, _OVERLAY)}")
+    return bucket.without_credentials(said, _LOGIN, _OVERLAY)
 
 
-def _keep(path: Path, content: bytes) -> None:
-    """Keep a small object on this machine; where that is impossible it is read again next time."""
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{uuid.uuid4().hex[:8]}")
-        part.write_bytes(content)
-        part.replace(path)
+def _away(error: Any) -> bool:
+    """Return whether the identity server did not answer, or not now; the library hides that in what it cannot do."""
+    if getattr(error, "retryable", False):
+        return True
+    cause = error.__cause__
+    if not isinstance(cause, auth.TransportError):
+        return False
+    status = getattr((cause.args or (None,))[-1], "status", 503)  # its answer, if there was one, comes last
+    return status == 429 or status >= 500
+
+
+def _message(error: Any) -> str:
+    """Return the service's own words without the request around them."""
+    cause = getattr(error, "cause", None)
+    if cause is not None:
+        return _message(cause)
+    details: Callable[[], Any] | None = getattr(getattr(error, "response", None), "json", None)
+    with contextlib.suppress(Exception):
+        if details is not None:
+            return str(details()["error"]["message"])
+    return " ".join(str(getattr(error, "message", error)).split())[:300] or type(error).__name__
+
+
+def _object(blob: Any) -> Object:
+    return Object(
+        name=str(blob.name),
+        size=int(blob.size),
+        crc32c=_hex(blob.crc32c),
+        version=str(blob.generation),
+        updated=float(blob.updated.timestamp()),
+    )
+
+
+def _generation(version: str | None) -> int | None:
+    """Return what the service calls a version; 0 is that of an object that does not exist."""
+    return None if version is None else int(version or 0)
+
+
+def _hex(checksum: str | None) -> str:
+    """Return the service's base64 checksum as 8 hex digits."""
+    return base64.b64decode(checksum or "").hex()
+
+
+def _crc32c(data: bytes) -> str:
+    """Return the checksum of bytes as the service writes it."""
+    checksum: Any = google_crc32c.Checksum(data)
+    return base64.b64encode(checksum.digest()).decode()

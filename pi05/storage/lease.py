@@ -1,8 +1,8 @@
 """The right to write a run in a bucket: an object that its holder writes again and again.
 
-    nobody --write, if there is none--> held --every BEAT, if it is still of my generation--> held --> released
+    nobody --write, if there is none--> held --every BEAT, if it is still of my version--> held --> released
                                          |
-                                         +--not written for TTL: whoever comes next writes over that generation-->
+                                         +--not written for TTL: whoever comes next writes over that version-->
 
 The service's clock alone counts. A holder that was cut off from the bucket and comes back has not lost the lease unless
 another has taken it; before it writes anything it makes sure.
@@ -15,11 +15,12 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Generator
 from typing import Any
 
 from pi05.errors import JobError, TemporaryError
-from pi05.storage.bucket import Bucket, Conflict, Missing, Object
+from pi05.storage.bucket import ABSENT, Bucket, Conflict, Missing, Object
 from pi05.storage.interface import Lease
 
 TTL = 60.0
@@ -40,12 +41,12 @@ class BucketLease(Lease):
     Args:
         bucket: Where it is.
         name: The object.
-        generation: The one that was written to take it.
+        version: The one that was written to take it.
         what: What it is the right to write.
     """
 
-    def __init__(self, bucket: Bucket, name: str, generation: int, what: str) -> None:
-        self._bucket, self._name, self._generation, self.what = bucket, name, generation, what
+    def __init__(self, bucket: Bucket, name: str, version: str, what: str) -> None:
+        self._bucket, self._name, self._version, self.what = bucket, name, version, what
         self._lost = False
         self._confirmed = time.monotonic()
         self._lock = threading.Lock()
@@ -73,7 +74,7 @@ class BucketLease(Lease):
                 return
             started = time.monotonic()
             try:
-                self._generation = self._bucket.write_mine(self._name, _content(), self._generation)
+                self._version = self._bucket.write_mine(self._name, _content(), self._version)
                 self._confirmed = started
             except Conflict:
                 self._lost = True
@@ -92,7 +93,7 @@ class BucketLease(Lease):
             with self._lock:
                 self._ended.set()
                 if not self._lost:
-                    self._bucket.remove(self._name, self._generation)
+                    self._bucket.remove(self._name, self._version)
         self._ended.set()
 
 
@@ -115,22 +116,22 @@ def is_held(bucket: Bucket, name: str) -> bool:
     return found is not None and not _expired(bucket, found)
 
 
-def _take(bucket: Bucket, name: str, what: str) -> int:
-    """Take a lease and return its generation; wait for one whose holder may be dead to expire."""
+def _take(bucket: Bucket, name: str, what: str) -> str:
+    """Take a lease and return its version; wait for one whose holder may be dead to expire."""
     seen = None
     while True:
         found = bucket.stat(name)
         if found is None or _expired(bucket, found):
             with contextlib.suppress(Conflict):  # another was faster; its lease is looked at next
-                return bucket.write_mine(name, _content(), found.generation if found else 0)
+                return bucket.write_mine(name, _content(), found.version if found else ABSENT)
             continue
-        if seen is not None and found.generation != seen:
+        if seen is not None and found.version != seen:
             raise TemporaryError(
                 f"another process ({_holder(bucket, name)}) is writing {what}; wait for it or cancel it"
             )
         if seen is None:
             log.info("%s is leased to %s; waiting up to %.0f s for a sign of life", what, _holder(bucket, name), TTL)
-        seen = found.generation
+        seen = found.version
         time.sleep(_POLL)
 
 
@@ -139,8 +140,9 @@ def _expired(bucket: Bucket, found: Object) -> bool:
 
 
 def _content() -> bytes:
-    """Return what a lease says of its holder; in a pod the host is the pod."""
-    return json.dumps({"holder": f"{socket.gethostname()}, process {os.getpid()}"}).encode()
+    """Return what a lease says of its holder; in a pod the host is the pod. No two signs of life are alike: an ETag is
+    the same for the same bytes, and a lease whose version stays looks dead."""
+    return json.dumps({"holder": f"{socket.gethostname()}, process {os.getpid()}", "sign": uuid.uuid4().hex}).encode()
 
 
 def _holder(bucket: Bucket, name: str) -> str:

@@ -117,4 +117,5 @@ def check_key(key: str) -> str:
 def removal(url: str, key: str) -> str:
     """Return the command with which a person removes an artefact."""
     where = shlex.quote(f"{url}/{key}".removeprefix("file://"))
-    return f"gcloud storage rm -r {where}" if url.startswith("gs://") else f"rm -r {where}"
+    command = {"gs": "gcloud storage rm -r", "s3": "aws s3 rm --recursive"}.get(url.partition("://")[0], "rm -r")
+    return f"{command} {where}"

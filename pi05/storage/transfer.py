@@ -12,7 +12,7 @@ from pi05 import disk
 from pi05.errors import DataError, TemporaryError, Unreachable
 from pi05.storage import artefact
 from pi05.storage.artefact import MANIFEST, Entry
-from pi05.storage.bucket import PART, WORKERS, Bucket, Object
+from pi05.storage.bucket import ABSENT, PART, WORKERS, Bucket, Object
 
 
 def send(bucket: Bucket, folder: Path, prefix: str, check: Callable[[], None]) -> dict[str, Entry]:
@@ -52,12 +52,14 @@ def finish(bucket: Bucket, prefix: str, files: dict[str, Entry], check: Callable
     with ThreadPoolExecutor(WORKERS) as pool:
         run_all(pool, [partial(bucket.remove, prefix + name) for name in there if name not in files])
     check()
-    bucket.write_mine(prefix + MANIFEST, artefact.dump_manifest(files), generation=0)
+    bucket.write_mine(prefix + MANIFEST, artefact.dump_manifest(files), ABSENT)
 
 
 def listing(bucket: Bucket, prefix: str) -> dict[str, Entry]:
     """Return what lies under an artefact's folder in the bucket, the manifest left out."""
-    found = {one.name.removeprefix(prefix): Entry(one.size, one.crc32c) for one in bucket.objects(prefix)}
+    found = {
+        one.name.removeprefix(prefix): Entry(one.size, one.crc32c) for one in bucket.objects(prefix, checksums=True)
+    }
     found.pop(MANIFEST, None)
     return found
 
@@ -98,7 +100,7 @@ def _parts(bucket: Bucket, source: Object, target: Path) -> list[Callable[[], No
 
     def fetch(start: int) -> None:
         stop = min(start + PART, source.size)
-        content = bucket.read_range(source.name, start, stop, source.generation)
+        content = bucket.read_range(source.name, start, stop, source.version)
         with target.open("r+b") as file:
             os.pwrite(file.fileno(), content, start)
 
@@ -128,4 +130,4 @@ def manifest(bucket: Bucket, prefix: str) -> tuple[dict[str, Entry], str]:
     one = bucket.stat(prefix + MANIFEST)
     if one is None:
         raise DataError(artefact.never_completed())
-    return artefact.load_manifest(bucket.read(prefix + MANIFEST, one.generation)), one.crc32c
+    return artefact.load_manifest(bucket.read(prefix + MANIFEST, one.version)), one.crc32c or one.version.strip('"')

@@ -52,7 +52,7 @@ class Answers:
     Attributes:
         context: Of the kubeconfig; None is whichever is current.
         namespace: Where runs live.
-        storage: gs://bucket/folder.
+        storage: gs://bucket/folder or s3://bucket/folder.
         images: What pods run.
         queue: Kueue's LocalQueue; None for none.
     """
@@ -65,9 +65,9 @@ class Answers:
 
     def cluster(self) -> Cluster:
         """Return the settings that they make; raise UsageError for what cannot be."""
-        if not self.storage.startswith("gs://"):
+        if not self.storage.startswith(("gs://", "s3://")):
             raise UsageError(
-                f"storage {self.storage!r} is not one that pods can reach; use gs://bucket or gs://bucket/folder"
+                f"storage {self.storage!r} is not one that pods can reach; use gs://bucket/folder or s3://bucket/folder"
             )
         try:
             return Cluster.model_validate(
@@ -104,7 +104,7 @@ def collect(given: Given, known: Sequence[str], current: str | None, version: st
     return Answers(
         context=answer(given.context, contexts, current or "", lambda name: check_context(name, known)) or None,
         namespace=answer(given.namespace, "namespace", DEFAULT.namespace, lambda name: _check(namespace=name)),
-        storage=answer(given.storage, "storage (gs://...)", DEFAULT.storage, lambda url: _check(storage=url)),
+        storage=answer(given.storage, "storage (gs:// or s3://...)", DEFAULT.storage, lambda url: _check(storage=url)),
         images=_images(given, version, answer),
         queue=answer(given.queue, "Kueue's queue (empty: none)", "", lambda name: _check(queue=name or None)) or None,
     )
@@ -187,8 +187,9 @@ gpu_resource = {_toml(cluster.gpu_resource)}
 # security_context.
 # Taints that nodes of runs may have, beside the GPUs' own.
 # tolerations = [{{ key = "team", operator = "Equal", value = "robots", effect = "NoSchedule" }}]
-# More environment of the pods; secrets are named and never read: every run shows what stands here.
-# env = {{ NCCL_DEBUG = "WARN", TOKEN = {{ secretKeyRef = {{ name = "SECRET", key = "KEY" }} }} }}
+# More environment of the pods; secrets are named and never read: every run shows what stands here. With s3:// the
+# region, or AWS_ENDPOINT_URL of another maker's store, and its keys from a Secret.
+# env = {{ AWS_REGION = "eu-central-1", TOKEN = {{ secretKeyRef = {{ name = "SECRET", key = "KEY" }} }} }}
 # Secrets that open private registries.
 # image_pull_secrets = ["registry"]
 
@@ -216,7 +217,7 @@ def next_steps(answers: Answers) -> str:
     cluster = answers.cluster()
     namespace = cluster.namespace
     other = "" if namespace == DEFAULT.namespace else f" (first: `namespace: {namespace}` in the overlay)"
-    overlay = "gke-kueue" if cluster.queue else "gke"
+    overlay = ("eks" if cluster.storage.startswith("s3://") else "gke") + ("-kueue" if cluster.queue else "")
     flag = f" --context {cluster.context}" if cluster.context else ""
     steps = [f"set {', '.join(cluster.unset)} in {FILE}"] if cluster.unset else []
     steps += [

@@ -101,7 +101,8 @@ def init(
     context: Annotated[str | None, typer.Option("--context", metavar="NAME", help="Context of the kubeconfig.")] = None,
     namespace: Annotated[str | None, typer.Option("--namespace", metavar="NAME", help="Where runs live.")] = None,
     storage: Annotated[
-        str | None, typer.Option("--storage", metavar="URL", help="gs://bucket/folder for all that runs write.")
+        str | None,
+        typer.Option("--storage", metavar="URL", help="gs:// or s3://bucket/folder for all that runs write."),
     ] = None,
     registry: Annotated[
         str | None, typer.Option("--registry", metavar="PREFIX", help="Images are PREFIX/pi05-{train,sim,ctl}:TAG.")

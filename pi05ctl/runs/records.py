@@ -28,7 +28,7 @@ _IN_SHARDS = ("demos-", "eval-")
 _SHARED = "cache/done.json.zlib"
 _POLL = 0.05
 _LOCK_PATIENCE = 90.0
-"""Seconds that a submission waits for another one of the same run; on gs:// that of a killed one expires after 60."""
+"""Seconds that a submission waits for another one of the same run; a killed one's lease expires after 60."""
 _MUTE = 2.0
 """Seconds after which it says that it waits."""
 _LOG = logging.getLogger(__name__)

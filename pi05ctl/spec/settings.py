@@ -8,7 +8,7 @@
     jobs_at_once = 1                                # of the local target; the others are Queued
 
     [cluster]                                       # of the cluster target: see Cluster for all of it
-    storage = "gs://my-bucket/pi05"
+    storage = "gs://my-bucket/pi05"                 # or s3://...; credentials never stand here
     images = { train = "...", sim = "...", ctl = "..." }
     queue = "pi05"
 

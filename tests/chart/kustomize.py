@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 K8S = Path(__file__).parents[2] / "k8s"
-FOLDERS = ("base", "overlays/gke", "overlays/gke-kueue", "overlays/kueue", "overlays/local")
+FOLDERS = ("base", *(f"overlays/{name}" for name in ("eks", "eks-kueue", "gke", "gke-kueue", "kueue", "local")))
 AVAILABLE = shutil.which("kubectl") is not None
 MISSING = "kubectl, which has kustomize in it, is not installed (https://kubernetes.io/docs/tasks/tools)"
 

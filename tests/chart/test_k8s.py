@@ -33,7 +33,7 @@ def test_all_overlays_are_tested():
 
 def test_what_a_site_has_not_said_of_itself_is_not_applied(tmp_path):
     shutil.copytree(kustomize.K8S, tmp_path / "k8s", ignore=shutil.ignore_patterns("site.env"))
-    for name in ("gke", "gke-kueue"):
+    for name in ("gke", "gke-kueue", "eks", "eks-kueue"):
         done = kustomize.called(tmp_path / "k8s/overlays" / name)
         assert done.returncode != 0
         assert "site.env" in done.stderr
@@ -119,13 +119,21 @@ def test_google_accounts_hang_on_the_service_accounts():
         }
 
 
-def test_a_queue_takes_the_place_of_the_quota():
-    assert of_kind("overlays/gke", "ResourceQuota")
-    assert not of_kind("overlays/gke-kueue", "ResourceQuota")
-    assert of_kind("overlays/gke-kueue", "ServiceAccount") == of_kind("overlays/gke", "ServiceAccount")
+def test_roles_of_aws_hang_on_the_service_accounts():
+    for name, account in of_kind("overlays/eks", "ServiceAccount").items():
+        assert account["metadata"]["annotations"] == {
+            "eks.amazonaws.com/role-arn": f"arn:aws:iam::MY-ACCOUNT:role/{name}"
+        }
 
 
-@pytest.mark.parametrize("folder", ["overlays/kueue", "overlays/gke-kueue"])
+@pytest.mark.parametrize("cloud", ["gke", "eks"])
+def test_a_queue_takes_the_place_of_the_quota(cloud):
+    assert of_kind(f"overlays/{cloud}", "ResourceQuota")
+    assert not of_kind(f"overlays/{cloud}-kueue", "ResourceQuota")
+    assert of_kind(f"overlays/{cloud}-kueue", "ServiceAccount") == of_kind(f"overlays/{cloud}", "ServiceAccount")
+
+
+@pytest.mark.parametrize("folder", ["overlays/kueue", "overlays/gke-kueue", "overlays/eks-kueue"])
 def test_the_queue_covers_all_that_pods_ask_for(folder):
     ordinary = [shown for name, shown in PROFILES.items() if name not in ("train_everything", "train_two_nodes_jobset")]
     pods = [manifests(shown)["Job"]["spec"]["template"]["spec"] for shown in ordinary]

@@ -47,6 +47,7 @@ def settings(folder: Path) -> Cluster:
     [
         Answers(),
         Answers("gke_a_b_c", "team-a", "gs://bucket/runs", IMAGES, "queue"),
+        Answers(storage="s3://bucket/runs", images=IMAGES),
         Answers('odd "name" \\ with é and \x7f', images=IMAGES),
     ],
 )
@@ -92,7 +93,7 @@ def test_every_line_of_it_is_explained(tmp_path):
         (Given(context="hear"), "the kubeconfig has no context 'hear'; did you mean 'here'?"),
         (Given(context="xyz"), "no context 'xyz'; there are here, there"),
         (Given(namespace="Team_A"), "namespace: String should match pattern"),
-        (Given(storage="s3://bucket"), "'s3://bucket' is not one that pods can reach; use gs://bucket"),
+        (Given(storage="az://bucket"), "'az://bucket' is not one that pods can reach; use gs://bucket/folder or s3://"),
         (Given(storage="file:///data"), "'file:///data' is not one that pods can reach"),
         (Given(queue="A B"), "queue: String should match pattern"),
         (Given(registry="https://ghcr.io/me"), "is not a prefix of image names"),

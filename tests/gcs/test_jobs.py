@@ -12,7 +12,7 @@ import pytest
 
 from pi05.events import Event, parse
 from pi05.storage import RunPaths
-from pi05.storage.gcs import GcsStorage
+from pi05.storage.remote import BucketStorage
 from tests.gcs.emulator import Line
 
 ROOT = Path(__file__).parents[2]
@@ -60,11 +60,11 @@ def until(true: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
-def status(storage: GcsStorage, paths: RunPaths = PATHS) -> Event:
+def status(storage: BucketStorage, paths: RunPaths = PATHS) -> Event:
     return Event.model_validate_json(storage.read(paths.status))
 
 
-def test_what_a_pod_prints_goes_on_and_is_kept(pod: Pod, storage: GcsStorage) -> None:
+def test_what_a_pod_prints_goes_on_and_is_kept(pod: Pod, storage: BucketStorage) -> None:
     code, out, err = pod.run("finish", "--attempt", POD)
     log = storage.read(PATHS.attempt_log(POD)).decode()
     assert code == 0
@@ -77,7 +77,7 @@ def test_what_a_pod_prints_goes_on_and_is_kept(pod: Pod, storage: GcsStorage) ->
     assert not storage.leased(PATHS.lease)
 
 
-def test_without_an_attempt_nothing_is_redirected(pod: Pod, storage: GcsStorage) -> None:
+def test_without_an_attempt_nothing_is_redirected(pod: Pod, storage: BucketStorage) -> None:
     code, out, err = pod.run("finish")
     assert code == 0
     assert "python complains" in err
@@ -90,7 +90,7 @@ def test_without_an_attempt_nothing_is_redirected(pod: Pod, storage: GcsStorage)
     [("refuse", 65, "the dataset is damaged"), ("crash", 1, "unexpected ZeroDivisionError: unlucky")],
 )
 def test_the_log_is_kept_after_an_error_too(
-    pod: Pod, storage: GcsStorage, action: str, code: int, message: str
+    pod: Pod, storage: BucketStorage, action: str, code: int, message: str
 ) -> None:
     assert pod.run(action, "--attempt", POD)[0] == code
     assert message.rpartition(":")[2] in storage.read(PATHS.attempt_log(POD)).decode()
@@ -98,7 +98,7 @@ def test_the_log_is_kept_after_an_error_too(
     assert pod.last_event == status(storage)
 
 
-def test_a_shard_has_a_status_and_a_lease_of_its_own(pod: Pod, storage: GcsStorage) -> None:
+def test_a_shard_has_a_status_and_a_lease_of_its_own(pod: Pod, storage: BucketStorage) -> None:
     shard = RunPaths(RUN, shard=1)
     with storage.lease(PATHS.lease), storage.lease(RunPaths(RUN, shard=0).lease):
         assert pod.run("finish", "--shard", "1", "--shards", "4", "--attempt", POD)[0] == 0
@@ -118,7 +118,8 @@ def test_a_shard_has_a_status_and_a_lease_of_its_own(pod: Pod, storage: GcsStora
         (["--what"], "unrecognized arguments: --what"),
     ],
 )
-def test_a_wrong_command_line_is_in_the_termination_log(pod: Pod, arguments: list[str], message: str) -> None:
+def test_a_wrong_command_line_is_in_the_termination_log(tmp_path: Path, arguments: list[str], message: str) -> None:
+    pod = Pod(tmp_path, "gs://of-no-matter")
     code, _, err = pod.run("finish", *arguments)
     assert code == 64
     assert message in err
@@ -128,7 +129,7 @@ def test_a_wrong_command_line_is_in_the_termination_log(pod: Pod, arguments: lis
     assert message in str(pod.last_event.message)
 
 
-def test_a_refusal_before_the_start_names_its_run_and_leaves_the_status_alone(pod: Pod, storage: GcsStorage) -> None:
+def test_a_refusal_before_the_start_names_its_run_and_leaves_the_status_alone(pod: Pod, storage: BucketStorage) -> None:
     storage.write(PATHS.status, b"of another pod")
     pod.job.write_text(json.dumps({**json.loads(pod.job.read_text()), "dataste": 1}))
     assert pod.run("finish", "--attempt", POD)[0] == 64
@@ -138,12 +139,12 @@ def test_a_refusal_before_the_start_names_its_run_and_leaves_the_status_alone(po
 
 
 def test_a_missing_bucket_is_told_in_the_termination_log(pod: Pod) -> None:
-    pod.job.write_text(pod.job.read_text().replace("gs://", "gs://no-"))
+    pod.job.write_text(pod.job.read_text().replace("://", "://no-"))
     assert pod.run("finish", "--attempt", POD)[0] == 64
     assert "there is no such bucket" in str(pod.last_event.message)
 
 
-def test_a_second_pod_is_turned_away_and_says_so_in_its_own_log(pod: Pod, storage: GcsStorage) -> None:
+def test_a_second_pod_is_turned_away_and_says_so_in_its_own_log(pod: Pod, storage: BucketStorage) -> None:
     with storage.lease(PATHS.lease):
         assert pod.run("finish", "--attempt", POD)[0] == 75
         assert "another process" in storage.read(PATHS.attempt_log(POD)).decode()
@@ -151,7 +152,7 @@ def test_a_second_pod_is_turned_away_and_says_so_in_its_own_log(pod: Pod, storag
     assert not storage.exists(PATHS.status)
 
 
-def test_sigterm_stops_a_job_and_its_log_is_whole(pod: Pod, storage: GcsStorage) -> None:
+def test_sigterm_stops_a_job_and_its_log_is_whole(pod: Pod, storage: BucketStorage) -> None:
     process = pod.start("wait", "--attempt", POD)
     until(lambda: storage.exists(PATHS.attempt_log(POD)))
     assert "python says hello" in storage.read(PATHS.attempt_log(POD)).decode()  # while it runs
@@ -168,7 +169,7 @@ def test_a_second_sigterm_ends_a_job_at_once_and_what_it_printed_is_not_lost(pod
     assert out.splitlines()[-1].endswith("said last")
 
 
-def test_a_killed_pod_leaves_its_log_and_the_next_one_takes_over(pod: Pod, storage: GcsStorage) -> None:
+def test_a_killed_pod_leaves_its_log_and_the_next_one_takes_over(pod: Pod, storage: BucketStorage) -> None:
     process = pod.start("wait", "--attempt", POD)
     until(lambda: storage.exists(PATHS.attempt_log(POD)))
     process.kill()
@@ -177,7 +178,7 @@ def test_a_killed_pod_leaves_its_log_and_the_next_one_takes_over(pod: Pod, stora
     assert storage.children(PATHS.logs) == [f"{POD}.txt", "second.txt"]
 
 
-def test_a_bucket_out_of_reach_does_not_stop_a_job(pod: Pod, storage: GcsStorage, line: Line) -> None:
+def test_a_bucket_out_of_reach_does_not_stop_a_job(pod: Pod, storage: BucketStorage, line: Line) -> None:
     process = pod.start("wait", "--attempt", POD)
     until(lambda: storage.exists(PATHS.status) and status(storage).kind == "progress")
     line.cut()
@@ -195,7 +196,7 @@ def test_a_bucket_out_of_reach_does_not_stop_a_job(pod: Pod, storage: GcsStorage
     assert status(storage).kind == "failed"
 
 
-def test_a_result_is_written_when_the_bucket_is_there_again(pod: Pod, storage: GcsStorage, line: Line) -> None:
+def test_a_result_is_written_when_the_bucket_is_there_again(pod: Pod, storage: BucketStorage, line: Line) -> None:
     process = pod.start("write", "--attempt", POD)
     until(lambda: storage.exists(PATHS.status))
     line.cut()
@@ -206,7 +207,7 @@ def test_a_result_is_written_when_the_bucket_is_there_again(pod: Pod, storage: G
     process.communicate()
 
 
-def test_a_job_whose_run_was_taken_over_ends_and_writes_no_more(pod: Pod, storage: GcsStorage) -> None:
+def test_a_job_whose_run_was_taken_over_ends_and_writes_no_more(pod: Pod, storage: BucketStorage) -> None:
     process = pod.start("wait", "--attempt", POD)
     until(lambda: storage.exists(PATHS.status))
     process.send_signal(signal.SIGSTOP)

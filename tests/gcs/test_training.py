@@ -19,15 +19,17 @@ from pi05.data import dataset as datasets
 from pi05.events import Event, parse
 from pi05.simulator import state_names
 from pi05.storage import RunPaths, connect
-from pi05.storage.gcs import GcsStorage
+from pi05.storage.remote import BucketStorage
 from pi05.training import checkpoint
-from tests.gcs.emulator import Emulator, Line, new_bucket
+from tests.gcs.emulator import Line, Server, new_bucket
 
 ROOT = Path(__file__).parents[2]
 PATHS = RunPaths("train-pushcube-222222")
 DATASET = "datasets/pushcube/222222"
 STEPS, SAVE, KEEP = 60, 10, 20
 CONVENTION = Convention(cameras=(), state="joints_and_poses")
+GS = pytest.mark.store("gs")
+"""What takes long, and is of the trainer more than of the store."""
 NAMES = state_names(tasks.find("pushcube"), CONVENTION)
 
 
@@ -58,7 +60,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Trainer:
     """A training job in one bucket, started as often as a test wants."""
 
-    def __init__(self, folder: Path, compiled: Path, dataset: Path, storage: GcsStorage) -> None:
+    def __init__(self, folder: Path, compiled: Path, dataset: Path, storage: BucketStorage) -> None:
         self.folder, self.storage = folder, storage
         storage.publish(dataset, DATASET)
         job = json.loads((ROOT / "tests/golden/ctl_train_tiny_pushcube.job.json").read_text())
@@ -120,17 +122,17 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(emulator: Emulator, dataset: Path, compiled: Path, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+def whole(emulator: Server, dataset: Path, compiled: Path, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
     """A run that nothing happened to."""
     storage = connect(new_bucket(emulator))
-    assert isinstance(storage, GcsStorage)
+    assert isinstance(storage, BucketStorage)
     trainer = Trainer(tmp_path_factory.mktemp("whole"), compiled, dataset, storage)
     assert trainer.run("whole") == 0, (trainer.folder / "whole.out").read_text()[-2000:]
     return trainer
 
 
 @pytest.fixture
-def trainer(tmp_path: Path, compiled: Path, dataset: Path, storage: GcsStorage) -> Trainer:
+def trainer(tmp_path: Path, compiled: Path, dataset: Path, storage: BucketStorage) -> Trainer:
     return Trainer(tmp_path, compiled, dataset, storage)
 
 
@@ -151,15 +153,15 @@ def test_a_run_leaves_its_checkpoints_in_the_bucket(whole: Trainer) -> None:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("uploads", [3, 9, 30])
+@pytest.mark.parametrize("uploads", [pytest.param(3, marks=GS), 9, pytest.param(30, marks=GS)])
 def test_killed_while_it_uploads_it_resumes_with_the_same_numbers(
-    trainer: Trainer, whole: Trainer, line: Line, uploads: int
+    trainer: Trainer, whole: Trainer, line: Line, emulator: Server, uploads: int
 ) -> None:
     """SIGKILL after so many requests of uploads: before, in and after the first checkpoint."""
     line.requests.clear()
     line.rate = 1e6
     process = trainer.start("first")
-    until(lambda: sum(b"/upload/" in one for one in line.requests) > uploads or process.poll() is not None)
+    until(lambda: len([*filter(emulator.upload.match, line.requests)]) > uploads or process.poll() is not None)
     assert process.poll() is None
     process.kill()
     process.wait()
@@ -189,6 +191,7 @@ def test_cut_off_for_a_while_it_trains_on_and_everything_arrives(trainer: Traine
     assert "could not" in str(trainer.events("first", "warning")[0].message)
 
 
+@GS
 @pytest.mark.timeout(400)
 def test_told_to_stop_it_saves_and_uploads_before_it_ends(trainer: Trainer, whole: Trainer, line: Line) -> None:
     line.rate = 2e6
@@ -206,14 +209,15 @@ def test_told_to_stop_it_saves_and_uploads_before_it_ends(trainer: Trainer, whol
 
 
 @pytest.mark.timeout(400)
-def test_what_is_done_is_not_fetched_again(whole: Trainer, line: Line) -> None:
+def test_what_is_done_is_not_fetched_again(whole: Trainer, line: Line, emulator: Server) -> None:
     line.requests.clear()
     assert whole.run("again") == 0
-    fetched = [one.splitlines()[0] for one in line.requests if one.startswith(b"GET") and b"alt=media" in one]
+    fetched = [one for one in line.requests if emulator.fetch.match(one)]
     assert not [one for one in fetched if b"checkpoints" in one and b"MANIFEST.json" not in one]
     assert whole.losses("again") == {}
 
 
+@GS
 @pytest.mark.timeout(600)
 def test_two_processes_bring_their_parts_and_go_on_when_the_bucket_was_away(
     trainer: Trainer, whole: Trainer, line: Line, tmp_path: Path
