@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
+
+import google_crc32c
 
 from pi05.errors import AccessError, DataError, TemporaryError, Unreachable
 
@@ -120,13 +123,14 @@ class Bucket(ABC):
         try:
             return self.write(name, data, version)
         except Conflict:
-            if (mine := self.mine(name, data)) is not None:
-                return mine
+            mine = self.mine(name)
+            if mine is not None and mine.crc32c == checksum(data):
+                return mine.version
             raise
 
     @abstractmethod
-    def mine(self, name: str, data: bytes) -> str | None:
-        """Return the version of an object that this very Bucket has written with that content, or None."""
+    def mine(self, name: str) -> Object | None:
+        """Return an object that this very Bucket has written, its checksum included; None when somebody else has."""
 
     def write_file(self, name: str, path: Path, crc32c: str) -> None:
         """Upload a file; the service refuses it when its bytes do not have the checksum.
@@ -162,6 +166,12 @@ class Bucket(ABC):
     @abstractmethod
     def remove(self, name: str, version: str | None = None) -> None:
         """Delete an object, if it exists."""
+
+
+def checksum(data: bytes) -> str:
+    """Return the CRC-32C of bytes as 8 hex digits."""
+    found: Any = google_crc32c.Checksum(data)
+    return found.digest().hex()
 
 
 def chosen(objects: Sequence[Object], folder: str, name: str) -> list[Object]:

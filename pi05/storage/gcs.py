@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
-import google_crc32c
 from google.api_core import exceptions as api
 from google.auth import exceptions as auth
 from google.auth.credentials import AnonymousCredentials
@@ -94,13 +93,11 @@ class GcsBucket(Bucket):
             blob.upload_from_string(data, checksum="crc32c", if_generation_match=_generation(version), **self._again())
             return str(blob.generation)
 
-    def mine(self, name: str, data: bytes) -> str | None:
+    def mine(self, name: str) -> Object | None:
         with self._errors(f"read {name}"):
             blob: Any = self._bucket().get_blob(name, **self._again())
         metadata: Any = blob and blob.metadata
-        if metadata and metadata.get("writer") == self.writer and blob.crc32c == _crc32c(data):
-            return str(blob.generation)
-        return None
+        return _object(blob) if metadata and metadata.get("writer") == self.writer else None
 
     def send(self, name: str, path: Path, crc32c: str) -> None:
         with self._errors(f"write {name}"):
@@ -281,9 +278,3 @@ def _generation(version: str | None) -> int | None:
 def _hex(checksum: str | None) -> str:
     """Return the service's base64 checksum as 8 hex digits."""
     return base64.b64decode(checksum or "").hex()
-
-
-def _crc32c(data: bytes) -> str:
-    """Return the checksum of bytes as the service writes it."""
-    checksum: Any = google_crc32c.Checksum(data)
-    return base64.b64encode(checksum.digest()).decode()

@@ -74,11 +74,21 @@ class BucketLease(Lease):
                 return
             started = time.monotonic()
             try:
-                self._version = self._bucket.write_mine(self._name, _content(), self._version)
+                self._version = self._write()
                 self._confirmed = started
             except Conflict:
                 self._lost = True
                 log.warning("the lease of %s is lost: another process has taken it, or it was deleted", self.what)
+
+    def _write(self) -> str:
+        """Write over my last sign of life, or over a later one of mine whose answer was lost; return its version."""
+        try:
+            return self._bucket.write(self._name, _content(), self._version)
+        except Conflict:
+            mine = self._bucket.mine(self._name)
+            if mine is None:
+                raise
+            return self._bucket.write(self._name, _content(), mine.version)
 
     def keep(self) -> None:
         """Give signs of life until the lease ends or is lost."""

@@ -33,7 +33,7 @@ from botocore.config import Config
 
 from pi05.errors import AccessError, ConfigError, JobError, TemporaryError, Unreachable
 from pi05.storage import bucket
-from pi05.storage.bucket import ABSENT, PART, WORKERS, Bucket, Conflict, Damaged, Missing, Object, chosen
+from pi05.storage.bucket import ABSENT, PART, WORKERS, Bucket, Conflict, Damaged, Missing, Object, checksum, chosen
 
 _CONFIG = Config(
     connect_timeout=10,
@@ -128,7 +128,7 @@ class S3Bucket(Bucket):
             answer = self._client().get_object(**self._named(name), **_only(version), ChecksumMode="ENABLED")
             content = answer["Body"].read()
             said = _checksum(answer)
-            if said and said != _crc32c(content):
+            if said and said != checksum(content):
                 raise Damaged(f"{self.url}/{name} arrived with another checksum than {said}; try again")
             return content, str(answer["ETag"])
 
@@ -167,30 +167,29 @@ class S3Bucket(Bucket):
                 )
         self._obeys = True
 
-    def mine(self, name: str, data: bytes) -> str | None:
-        def read() -> str | None:
-            answer = self._client().get_object(**self._named(name))
-            ours = answer["Metadata"].get("writer") == self.writer and answer["Body"].read() == data
-            return str(answer["ETag"]) if ours else None
-
+    def mine(self, name: str) -> Object | None:
         with contextlib.suppress(Missing):
-            return self._call(f"read {name}", read)
+            answer = self._call(f"read {name}", lambda: self._client().head_object(**self._named(name)))
+            return self._verified(name) if answer["Metadata"].get("writer") == self.writer else None
         return None
 
     def send(self, name: str, path: Path, crc32c: str) -> None:
         if path.stat().st_size > PART:
             return self._send_parts(name, path, crc32c)
         content = path.read_bytes()
-        self._unchanged(name, path, crc32c, _crc32c(content))
+        self._unchanged(name, path, crc32c, checksum(content))
         self._put(name, content)
 
     def _put(self, name: str, data: bytes, **options: Any) -> str:
         """Write an object whose bytes the service compares with their checksum; return its version."""
-        checksum = {"ChecksumCRC32C": _base64(_crc32c(data))}
         answer = self._call(
             f"write {name}",
             lambda: self._client().put_object(
-                **self._named(name), Body=data, ContentType="application/octet-stream", **checksum, **options
+                **self._named(name),
+                Body=data,
+                ChecksumCRC32C=_base64(checksum(data)),
+                ContentType="application/octet-stream",
+                **options,
             ),
         )
         return str(answer["ETag"])
@@ -227,7 +226,7 @@ class S3Bucket(Bucket):
         with path.open("rb") as file:
             while content := file.read(size):
                 whole.update(content)
-                part: dict[str, Any] = {"PartNumber": len(parts) + 1, "ChecksumCRC32C": _base64(_crc32c(content))}
+                part: dict[str, Any] = {"PartNumber": len(parts) + 1, "ChecksumCRC32C": _base64(checksum(content))}
                 answer = self._call(
                     action,
                     lambda body=content, part=part: self._client().upload_part(
@@ -265,11 +264,11 @@ class S3Bucket(Bucket):
             return found
 
         def read() -> str:
-            checksum: Any = google_crc32c.Checksum()
+            whole: Any = google_crc32c.Checksum()
             answer = self._client().get_object(**self._named(name), **_only(found.version))
             for piece in answer["Body"].iter_chunks(1 << 20):
-                checksum.update(piece)
-            return checksum.digest().hex()
+                whole.update(piece)
+            return whole.digest().hex()
 
         return replace(found, crc32c=self._call(f"read {name}", read))
 
@@ -462,11 +461,6 @@ def _checksum(answer: Any) -> str:
     """
     said = str(answer.get("ChecksumCRC32C") or "")
     return str(answer["Metadata"].get(_WHOLE, "")) if "-" in said else base64.b64decode(said).hex()
-
-
-def _crc32c(data: bytes) -> str:
-    checksum: Any = google_crc32c.Checksum(data)
-    return checksum.digest().hex()
 
 
 def _base64(crc32c: str) -> str:

@@ -533,6 +533,20 @@ def test_a_holder_that_was_cut_off_keeps_its_lease_when_nobody_took_it(
         assert storage.leased("runs/r/lease")
 
 
+def test_a_sign_of_life_whose_answer_was_lost_is_no_other_holders(
+    storage: BucketStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "BEAT", 60)
+    with storage.lease("runs/r/lease") as held:
+        assert isinstance(held, leases.BucketLease)
+        storage._bucket.write("team/runs/r/lease", b"a sign that arrived, and its holder does not know it")
+        held.renew()
+        assert not held.lost
+        connect(storage.url).write("runs/r/lease", b"of somebody else")
+        held.renew()
+        assert held.lost
+
+
 def test_a_deleted_run_stops_its_holder(storage: BucketStorage) -> None:
     with storage.lease("runs/r/lease") as held:
         connect(storage.url).delete("runs/r")
