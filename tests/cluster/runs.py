@@ -139,7 +139,7 @@ def storage(site: Site, monkeypatch) -> Storage:
 
 def put_dataset(site: Site, monkeypatch, folder: Path, task: str = "pushcube", **changes: object) -> None:
     """Upload the dataset that a small training of a task reads: numbers drawn at random, in the real form."""
-    job = json.loads(manifests(site, "train", task, *small(**changes))[0]["data"]["job.json"])
+    job = json.loads(manifests(site, "train", task, *small(**changes), "--only")[0]["data"]["job.json"])
     bucket = storage(site, monkeypatch)
     if bucket.exists(job["dataset"]):
         return

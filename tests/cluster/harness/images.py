@@ -104,7 +104,7 @@ def _forget_others(image: str) -> None:
     old = [name for name in listed if name.rpartition(":")[0] == repository and name.rpartition(":")[2] != tag]
     if old:
         buildah("rmi", *old)
-    buildah("prune", "--force")
+    buildah("rmi", "--prune")  # layers that no image has any more
 
 
 def _digest(name: str) -> str:
