@@ -335,7 +335,7 @@ HANGING = {**SMALL, "steps": 20, "save_every": 5, "keep_every": 5}
 
 
 def counted(*both: Process) -> Process:
-    """Return the process of an accident that counts; of the other the code says that it has lost its company, or not."""
+    """Return the process whose failure counts; that of the other may be the loss of its company, which does not."""
     codes = [process.code() for process in both]
     assert set(codes) in ({69, 75}, {75}), both[0].said + both[1].said
     return both[codes.index(75)]
