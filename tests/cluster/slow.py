@@ -92,6 +92,7 @@ def slow() -> Iterator[Slow]:
         yield server
     finally:
         server.shutdown()
+        server.server_close()
         thread.join()
 
 
