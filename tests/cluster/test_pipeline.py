@@ -1,4 +1,7 @@
-"""From nothing to a success rate inside the cluster: nothing of this machine is needed after the submission."""
+"""From nothing to a success rate inside the cluster, each stage through Kueue's queue.
+
+Nothing of this machine is needed after the submission.
+"""
 
 import json
 
@@ -9,12 +12,20 @@ from tests.cluster import runs
 from tests.cluster.conftest import until
 from tests.cluster.runs import small, status, submit, until_state
 
+OVERLAY = "kueue"
 OPTIONS = small(demos__count=4, demos__block=2, eval__episodes=4)
 
 
 @pytest.fixture(scope="module")
+def namespace(queues, namespace):
+    """The overlay needs Kueue's kinds, so that comes first."""
+    del queues
+    return namespace
+
+
+@pytest.fixture(scope="module")
 def site(site):
-    runs.settings(site, demos={"shards": 2}, eval={"shards": 4})
+    runs.settings(site, queue="pi05", demos={"shards": 2}, eval={"shards": 4})
     return site
 
 
@@ -55,6 +66,13 @@ def test_it_ends_with_a_success_rate_of_all_episodes(site, pipeline):
 
 
 @pytest.mark.usefixtures("pipeline")
+def test_kueue_has_admitted_the_pipeline_and_each_stage(site):
+    workloads = site.get("workloads.kueue.x-k8s.io")["items"]
+    owners = {one["metadata"]["ownerReferences"][0]["name"] for one in workloads}
+    assert owners == runs.table(site).keys()
+
+
+@pytest.mark.usefixtures("pipeline")
 def test_each_stage_is_a_release_that_helm_and_kubectl_see(site):
     names = {job["metadata"]["name"] for job in site.get("jobs", "-l", "app.kubernetes.io/part-of=pi05")["items"]}
     assert names == runs.table(site).keys()
@@ -72,7 +90,7 @@ def test_four_shards_find_what_one_process_finds(site, monkeypatch):
     """Episode for episode, every number of it."""
     [four] = [row["run"] for row in runs.table(site).values() if row["kind"] == "eval"]
     [train] = [row["run"] for row in runs.table(site).values() if row["kind"] == "train"]
-    runs.settings(site, demos={"shards": 2}, eval={"shards": 1})
+    runs.settings(site, queue="pi05", demos={"shards": 2}, eval={"shards": 1})
     one = submit(site, "eval", "pushcube", "--of", train, "--again")
     until_state(site, one, "Done", seconds=400)
     bucket = runs.storage(site, monkeypatch)

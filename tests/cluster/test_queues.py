@@ -121,8 +121,13 @@ def test_a_queue_may_borrow_what_another_of_its_cohort_does_not_use(site):
 # ---- Several nodes ---------------------------------------------------------------------------------------------------
 @pytest.fixture
 def gang(site):
-    runs.settings(site, devices=4, queue="pi05", train={"nodes": 2, "gpus": 4, "jobset": True, "retries": 1})
+    _gang(site, retries=1)
     return site
+
+
+def _gang(site, retries: int) -> None:
+    train = {"nodes": 2, "gpus": 4, "jobset": True, "retries": retries}
+    runs.settings(site, devices=4, queue="pi05", train=train)
 
 
 def _uids(site, run: str) -> set[str]:
@@ -161,15 +166,14 @@ def test_a_jobset_is_admitted_whole_and_replaced_whole(gang):
 
 
 def test_an_evicted_pod_of_a_gang_costs_no_retry(gang, monkeypatch):
+    _gang(gang, retries=0)
     run = submit(gang, "train", "pushcube", *small(**LONG, train__seed=8))
-    for _ in range(2):  # more than retries
-        until_step(gang, run, 3, seconds=200)
-        pod = gang.pods(run)[0]["metadata"]["name"]
-        path = f"/api/v1/namespaces/{gang.namespace}/pods/{pod}/eviction"
-        metadata = {"name": pod, "namespace": gang.namespace}
-        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
-        gang.cluster.kubectl("create", "--raw", path, "-f", "-", given=json.dumps(eviction))
-        until("the pod to be replaced", lambda pod=pod: pod not in {p["metadata"]["name"] for p in gang.pods(run)})
+    until_step(gang, run, 3, seconds=200)
+    pod = gang.pods(run)[0]["metadata"]["name"]
+    path = f"/api/v1/namespaces/{gang.namespace}/pods/{pod}/eviction"
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": gang.namespace}}
+    gang.cluster.kubectl("create", "--raw", path, "-f", "-", given=json.dumps(eviction))
+    until("the pod to be replaced", lambda: pod not in {p["metadata"]["name"] for p in gang.pods(run)})
     now = until_step(gang, run, 3, seconds=200)
     assert now["state"] == "Running"
     counted = jobset(gang, run)["status"]
