@@ -16,8 +16,8 @@ from pi05ctl.cluster.api import JOBSETS
 from pi05ctl.cluster.values import account
 from pi05ctl.doctor.finding import Check, Finding, State
 from pi05ctl.errors import TargetError
-from pi05ctl.spec.runspec import RunSpec, resolve
-from pi05ctl.spec.settings import Cluster
+from pi05ctl.spec.runspec import Kind, RunSpec, resolve
+from pi05ctl.spec.settings import Cluster, Pods
 
 Object = dict[str, Any]
 OLDEST_KUBERNETES, OLDEST_HELM = (1, 31), (3, 13)
@@ -40,6 +40,7 @@ RIGHTS: tuple[tuple[str, str, str], ...] = tuple(
 """Verb, API group and resource of all that pi05ctl and Helm do in the namespace; k8s/base/rights.yaml gives them."""
 _APPLY = "an admin applies once: kubectl apply -k k8s/overlays/gke (or another overlay)"
 _EDIT = "say so in site.env of the overlay (site.env.example shows how) and apply it again"
+KINDS: tuple[Kind, ...] = ("demos", "train", "eval", "pipeline")
 PLACEHOLDER = "MY-"
 """What k8s/ has where a site must say something of itself."""
 _SCALES = {"": 0, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15}
@@ -180,7 +181,7 @@ def rights(site: Site) -> Finding:
 def accounts(site: Site) -> Finding:
     """Look for the service accounts of pods."""
     folder = f"/api/v1/namespaces/{site.cluster.namespace}/serviceaccounts"
-    names = sorted({account(kind, site.cluster) for kind in ("demos", "train", "eval", "pipeline")})
+    names = sorted({account(kind, site.cluster) for kind in KINDS})
     found = {name: site.api.find(f"{folder}/{name}") for name in names}
     absent = [name for name, account in found.items() if account is None]
     for name, one in found.items():
@@ -252,6 +253,34 @@ def quota(site: Site) -> Finding:
     return Finding("ok", f"{names}: a training fits in" if quotas else "there is none")
 
 
+def limits(site: Site) -> Finding:
+    """Look whether a LimitRange would refuse a pod of some kind."""
+    found = site.api.find(f"/api/v1/namespaces/{site.cluster.namespace}/limitranges")
+    ranges: list[Object] = (found or {}).get("items", [])
+    refused = [text for one in ranges for kind in KINDS for text in _beyond(one, kind, site.cluster)]
+    if refused:
+        remedy = "ask its admin for more, or ask for as much in [cluster.KIND] of pi05.toml"
+        return Finding("missing", "pods would be refused: " + "; ".join(refused), remedy)
+    names = ", ".join(one["metadata"]["name"] for one in ranges)
+    return Finding("ok", f"{names}: every pod fits in" if ranges else "there is none")
+
+
+def _beyond(limit_range: Object, kind: str, cluster: Cluster) -> Iterator[str]:
+    """Yield what a LimitRange says against a kind's pod, whose only container asks for all of it."""
+    pods: Pods = getattr(cluster, kind)
+    asked = {"cpu": pods.cpu, "memory": pods.memory, "ephemeral-storage": pods.scratch}
+    name = limit_range["metadata"]["name"]
+    for limit in limit_range.get("spec", {}).get("limits", []):
+        if limit.get("type") not in ("Container", "Pod"):
+            continue
+        for what, amount in asked.items():
+            most, least = limit.get("max", {}).get(what), limit.get("min", {}).get(what)
+            if most is not None and _number(amount) > _number(most):
+                yield f"{name} allows {what} {most}, {kind} asks for {amount}"
+            if least is not None and _number(amount) < _number(least):
+                yield f"{name} wants {what} {least} at least, {kind} asks for {amount}"
+
+
 def nodes(site: Site) -> Finding:
     """Look for nodes that have the GPUs of a training pod."""
     cluster, asked = site.cluster, site.cluster.train
@@ -314,6 +343,7 @@ CHECKS: Sequence[Check[Site]] = (
     Check("queue", queue, ("namespace",)),
     Check("jobset", gang, ("api server",)),
     Check("quota", quota, ("namespace",)),
+    Check("limits", limits, ("namespace",)),
     Check("nodes", nodes, ("api server",)),
     Check("bucket", bucket),
     Check("weights", weights, ("bucket",)),

@@ -38,6 +38,7 @@ HEALTHY = {
     f"{NAMESPACE}/serviceaccounts/pi05-job": {},
     f"{NAMESPACE}/serviceaccounts/pi05-controller": {},
     f"{NAMESPACE}/resourcequotas": {"items": []},
+    f"{NAMESPACE}/limitranges": {"items": []},
     "/api/v1/nodes": {"items": [{"status": {"allocatable": {"nvidia.com/gpu": "8"}}}]},
 }
 
@@ -594,7 +595,7 @@ def test_a_cluster_nobody_described_is_told_in_one_go(capsys, tmp_path, monkeypa
     said = capsys.readouterr()
     assert "not set in pi05.toml: cluster.storage" in said.out
     assert "there is no kubeconfig to be read" in said.out
-    assert said.err.startswith("pi05ctl: missing: settings, context (2 of 16 checks)")
+    assert said.err.startswith("pi05ctl: missing: settings, context (2 of 17 checks)")
 
 
 @pytest.mark.parametrize(
@@ -609,6 +610,23 @@ def test_a_cluster_nobody_described_is_told_in_one_go(capsys, tmp_path, monkeypa
 def test_several_nodes_are_a_gang_as_the_cluster_can(site, jobset, installed, state, said):
     objects = {"/apis/jobset.x-k8s.io/v1alpha2": {"kind": "APIResourceList"}} if installed else {}
     finding = found(with_(site, objects, train=TrainPods(nodes=2, jobset=jobset)), "jobset")
+    assert finding.state == state
+    assert said in finding.text
+
+
+@pytest.mark.parametrize(
+    ("limit", "state", "said"),
+    [
+        ({"type": "Container", "max": {"memory": "512Gi", "cpu": "64"}}, "ok", "team: every pod fits in"),
+        ({"type": "Pod", "max": {"memory": "64Gi"}}, "missing", "team allows memory 64Gi, train asks for 256Gi"),
+        ({"type": "Container", "max": {"ephemeral-storage": "10Gi"}}, "missing", "allows ephemeral-storage 10Gi"),
+        ({"type": "Container", "min": {"cpu": "500m"}}, "missing", "wants cpu 500m at least, pipeline asks for 250m"),
+        ({"type": "PersistentVolumeClaim", "max": {"storage": "1Gi"}}, "ok", "team"),
+    ],
+)
+def test_a_limit_range_that_refuses_a_pod_is_named(site, limit, state, said):
+    item = {"metadata": {"name": "team"}, "spec": {"limits": [limit]}}
+    finding = found(with_(site, {f"{NAMESPACE}/limitranges": {"items": [item]}}), "limits")
     assert finding.state == state
     assert said in finding.text
 
