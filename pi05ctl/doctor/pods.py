@@ -189,6 +189,11 @@ def _found(image: str, storage: str, facts: Facts) -> Finding:
     here = version("pi05")
     if versions.get("pi05", here) != here:
         return Finding("warning", f"{text}; here is pi05 {here}", "scripts/images --push builds images of this version")
+    if str(said.get("renderer") or "").startswith("no cameras"):
+        remedy = (
+            "scripts/images sim --push builds one that draws; presets without cameras (tiny) work with this one, too"
+        )
+        return Finding("warning", text, remedy)
     return Finding("ok", text)
 
 

@@ -439,6 +439,7 @@ def prober(answering: Answering, **fields) -> pods.Prober:
             "r/sim:1 starts and reaches gs://bucket/x; python 3.11, jax 0.1, 8 x cpu, lavapipe 25.0.7",
         ),
         ([complete(versions={"pi05": "9.9"})], "warning", "pi05 9.9; here is pi05 0.1.0"),
+        ([complete(renderer="no cameras: no Vulkan driver")], "warning", "no cameras: no Vulkan driver"),
         ([broken({"exitCode": 64, "message": words("failed", message="no bucket")})], "missing", "r/sim:1: no bucket"),
         ([broken({"exitCode": 137, "reason": "OOMKilled"})], "missing", "OOMKilled"),
         ([broken({"exitCode": 1, "message": "No module named pi05"})], "missing", "exit code 1: No module named pi05"),
