@@ -328,7 +328,7 @@ class TrainConfig(Section):
         if decay <= self.optimizer.warmup_steps:
             raise ValueError(
                 f"optimizer.warmup_steps {self.optimizer.warmup_steps} must be less than the {decay} decay steps; "
-                f"use optimizer.warmup_steps={max(decay // 10, 0)}"
+                f"use train.optimizer.warmup_steps={max(decay // 10, 0)}"
             )
         return self
 

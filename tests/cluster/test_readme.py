@@ -34,6 +34,7 @@ SMALL = {
     "model.expert.depth": 1,
     "model.vit.depth": 1,
     "train.steps": 4,
+    "train.optimizer.warmup_steps": 1,
     "train.batch_size": 8,
     "train.draws_per_sample": 1,
     "train.patience": 0,
