@@ -164,15 +164,38 @@ def test_what_an_interrupted_helm_left_is_no_obstacle(site, long):
     assert site.pi05ctl("cancel", long, "--now").returncode == 0
 
 
-def test_two_nodes_train_as_one(site, trained):
+HOOKS = {
+    "labels": {"team": "robots"},
+    "annotations": {"karpenter.sh/do-not-disrupt": "true"},
+    "env_from": [{"secretRef": {"name": "tokens"}}],
+    "volumes": [{"name": "notes", "configMap": {"name": "notes"}}],
+    "volume_mounts": [{"name": "notes", "mountPath": "/notes"}],
+    "security_context": {  # a user of the cluster's choice, whom the image does not know: OpenShift
+        "runAsNonRoot": True,
+        "runAsUser": 1_000_650_000,
+        "fsGroup": 1_000_650_000,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    },
+}
+
+
+def test_two_nodes_train_as_one_with_all_that_an_admin_asks_for(site, trained, monkeypatch):
     one = runs.losses(site, trained)
-    runs.settings(site, devices=4, train={"nodes": 2, "gpus": 4})
+    site.kubectl("create", "secret", "generic", "tokens", "--from-literal=TOKEN=whisper-4711")
+    site.kubectl("create", "configmap", "notes", "--from-literal=note=read me")
+    runs.settings(site, devices=4, train={"nodes": 2, "gpus": 4, **HOOKS})
     try:
         run = submit(site, "train", "pushcube", *small(), "--again")
         assert len(until("two pods", lambda: len(site.pods(run)) == 2 and site.pods(run))) == 2
         until_state(site, run, "Done", seconds=400)
     finally:
         runs.settings(site)
+    for pod in site.pods(run):
+        assert pod["metadata"]["labels"]["team"] == "robots"
+        assert pod["spec"]["securityContext"]["runAsUser"] == HOOKS["security_context"]["runAsUser"]
+    told = site.get("configmap", run)["data"]["job.json"]
+    assert "whisper-4711" not in told + site.pi05ctl("logs", run).stdout
+    assert b"whisper-4711" not in runs.storage(site, monkeypatch).read(f"runs/{run}/job.json")
     two = runs.losses(site, run)
     assert two.keys() == one.keys()
     assert [two[step] for step in sorted(two)] == pytest.approx([one[step] for step in sorted(one)], rel=1e-4)
