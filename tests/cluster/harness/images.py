@@ -21,8 +21,8 @@ _SOURCES = {  # what an image is made from
     "sim": ("images/sim", "requirements/sim.txt", "requirements/planner.txt"),
     "ctl": ("images/ctl", "requirements/ctl.txt", "pi05ctl", "charts"),
 }
-_ROOM = {"train": 6e9, "sim": 28e9, "ctl": 1e9}
-"""Bytes that building, pushing and pulling an image takes at most; the simulator's lies there three times."""
+_ROOM = {"train": 4e9, "sim": 15e9, "ctl": 1e9}
+"""Bytes without which building, pushing and pulling an image cannot end well; with less it is not begun."""
 _PUBLIC = "http://deb.debian.org/debian"  # when this machine has no sources of Debian's own
 
 
@@ -81,7 +81,7 @@ def build(name: str) -> str:
     with (CACHE / "images.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two builds at a time get in each other's way
         if not has_image(image):
-            machine.check_room(CACHE, _ROOM[name])
+            machine.check_room(CACHE, _ROOM[name] if not _builds(name) else 1e9)
             start = time.monotonic()
             print(f"cluster: building the image {name}", end="", flush=True)
             options = ["--tool", "buildah", "--base", base(), "--cpu", "--tag", image.rpartition(":")[2]]
@@ -97,12 +97,16 @@ def build(name: str) -> str:
     return image
 
 
+def _builds(name: str) -> list[str]:
+    """Return the builds of an image that the builder's store has, whose layers a new one begins with."""
+    listed = _run(["buildah", "images", "--format", "{{.Name}}:{{.Tag}}"]).split()
+    return [found for found in listed if found.rpartition(":")[0] == f"localhost/pi05-{name}"]
+
+
 def _forget_others(image: str) -> None:
     """Remove what earlier code's builds of this image left in the builder's store, gigabytes each."""
-    repository, _, tag = image.rpartition(":")
-    listed = _run(["buildah", "images", "--format", "{{.Name}}:{{.Tag}}"]).split()
-    old = [name for name in listed if name.rpartition(":")[0] == repository and name.rpartition(":")[2] != tag]
-    if old:
+    name = image.rpartition(":")[0].rpartition("pi05-")[2]
+    if old := [found for found in _builds(name) if found != image]:
         buildah("rmi", *old)
     buildah("rmi", "--prune")  # layers that no image has any more
 
