@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def reader(cluster, checkout) -> Iterator[Reader]:
 def test_every_line_works_in_its_order(reader, cluster, built, tmp_path, monkeypatch):
     del built  # the layers of the images, which building them once more finds
     todo = lines()
-    storage = f"{cluster.bucket}/readme"
+    storage = f"{cluster.bucket}/readme-{uuid.uuid4().hex[:5]}"
 
     def line(start: str) -> str:
         """Return the next line, which must be this one."""
