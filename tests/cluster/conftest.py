@@ -41,6 +41,7 @@ class Cluster:
         emulator: Of GCS, reachable from here and from Pods at the same URL; "" for the real service.
         bucket: Where tests may write: gs://...
         own: Whether it is the harness's, so that a test may stop parts of it.
+        kept: Whether it goes on when the tests have ended.
     """
 
     kubeconfig: Path
@@ -48,6 +49,7 @@ class Cluster:
     emulator: str
     bucket: str
     own: bool
+    kept: bool
 
     def kubectl(self, *words: str, given: str | None = None, check: bool = True) -> str:
         """Return what kubectl prints."""
@@ -159,7 +161,7 @@ def cluster(request) -> Iterator[Cluster]:
     given = os.environ.get("PI05_TEST_KUBECONFIG")
     if given:
         emulator, bucket = os.environ.get("STORAGE_EMULATOR_HOST", ""), os.environ["PI05_TEST_STORAGE"]
-        yield Cluster(Path(given), "kubectl", emulator, bucket, own=False)
+        yield Cluster(Path(given), "kubectl", emulator, bucket, own=False, kept=True)
         return
     with _shown(request):
         try:
@@ -167,7 +169,7 @@ def cluster(request) -> Iterator[Cluster]:
         except machine.Unsuitable as why:
             pytest.skip(str(why))
     kubectl = str(binaries.folder() / "kubectl")
-    yield Cluster(layout.KUBECONFIG, kubectl, layout.EMULATOR, f"gs://{services.BUCKET}", own=True)
+    yield Cluster(layout.KUBECONFIG, kubectl, layout.EMULATOR, f"gs://{services.BUCKET}", own=True, kept=not mine)
     if mine:
         harness.down()
 
@@ -180,7 +182,8 @@ def queues(request, cluster) -> Iterator[None]:
     with _shown(request):
         addons.install(binaries.folder())
     yield
-    addons.remove(binaries.folder())
+    if cluster.kept:
+        addons.remove(binaries.folder())
 
 
 @pytest.fixture(scope="module")
