@@ -147,7 +147,12 @@ def test_every_line_works_in_its_order(reader, cluster, built, tmp_path, monkeyp
     sets = " ".join(f"--set {key}={value}" for key, value in SMALL.items())
     reader.paste(f"{line('pi05ctl submit eval')} --preset micro {sets}")
     watching = subprocess.Popen(
-        line("pi05ctl status"), shell=True, cwd=reader.folder, env=reader.environment, stdout=subprocess.PIPE, text=True
+        f"exec {line('pi05ctl status')}",
+        shell=True,
+        cwd=reader.folder,
+        env=reader.environment,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     [run] = [row["run"] for row in _table(reader) if row["kind"] == "pipeline"]
     ended = until("the pipeline to end", lambda: _ended(reader, run), seconds=1200, pause=3)
