@@ -146,14 +146,9 @@ def test_every_line_works_in_its_order(reader, cluster, built, tmp_path, monkeyp
 
     sets = " ".join(f"--set {key}={value}" for key, value in SMALL.items())
     reader.paste(f"{line('pi05ctl submit eval')} --preset micro {sets}")
-    watching = subprocess.Popen(
-        f"exec {line('pi05ctl status')}",
-        shell=True,
-        cwd=reader.folder,
-        env=reader.environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    watch = f"exec {line('pi05ctl status')}"  # so that who is told to stop is not the shell
+    where = {"cwd": reader.folder, "env": reader.environment, "stdout": subprocess.PIPE, "text": True}
+    watching = subprocess.Popen(watch, shell=True, **where)
     [run] = [row["run"] for row in _table(reader) if row["kind"] == "pipeline"]
     ended = until("the pipeline to end", lambda: _ended(reader, run), seconds=1200, pause=3)
     watching.terminate()
