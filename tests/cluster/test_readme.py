@@ -155,7 +155,7 @@ def test_every_line_works_in_its_order(reader, cluster, built, tmp_path, monkeyp
     assert run in watching.communicate(timeout=30)[0]
     assert ended["state"] == "Done", (ended, reader.paste(f"pi05ctl logs {run}"))
 
-    assert "of 1" in reader.paste(line("pi05ctl results"))
+    assert "eval-pushcube-" in reader.paste(line("pi05ctl results"))
     reader.paste(line("pi05ctl report").replace("RUN", run))
     _check_film(run, cluster, storage, monkeypatch)
     assert run in reader.paste(_helm(todo))
