@@ -423,7 +423,7 @@ def test_a_moved_folder_of_runs_goes_on(bench, tmp_path):
 
 
 def test_wait_and_follow_tell_the_ends_apart(bench):
-    bench.jobs_do(pause=0.3)
+    bench.jobs_do(pause=0.3, steps=30)
     run = bench.target.submit(bench.run()).run
     assert bench.command("wait", run, "--timeout", "0.2").returncode == 124
     done = bench.command("wait", run)
@@ -436,7 +436,7 @@ def test_wait_and_follow_tell_the_ends_apart(bench):
 
 
 def test_ctrl_c_while_following_leaves_the_run_going(bench):
-    bench.jobs_do(pause=0.2)
+    bench.jobs_do(pause=0.2, steps=60)
     line = [sys.executable, "-m", "pi05ctl", "submit", "demos", "pushcube", "--follow"]
     with subprocess.Popen(
         line,
@@ -539,7 +539,7 @@ def test_killing_a_pipeline_now_kills_its_stage(bench):
 
 
 def test_a_pipeline_ends_with_a_stage_that_somebody_cancels(bench):
-    bench.jobs_do(pause=0.2)
+    bench.jobs_do(pause=0.1, steps=600)
     run, (demos, *_) = pipeline(bench)
     bench.target.submit(bench.run("pipeline"))
     bench.until_state(demos, "Running")
