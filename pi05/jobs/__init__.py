@@ -18,6 +18,6 @@ def _listen(number: int, frame: FrameType | None) -> None:
 
 
 if sys.argv[0] == "-m":  # what Python's documentation says that it is while the main module is looked for
-    for _number in (signal.SIGTERM, signal.SIGINT):
+    for _number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(_number) is not signal.SIG_IGN:
             signal.signal(_number, _listen)
