@@ -94,7 +94,8 @@ class ClusterTarget:
             if before is not None:
                 self._records.refuse_other(run)
                 now = fold(before, self._clock())
-                if not now.ended:
+                absent = before.facts is not None and before.facts.phase == "absent"  # nobody else is making it now
+                if not now.ended and not absent:
                     return Submission(run.run, "running")
                 if now.state == "Done" and inputs.made(run, self.storage):
                     return Submission(run.run, "done")

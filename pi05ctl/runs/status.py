@@ -28,7 +28,7 @@ and for a Job of a cluster, by the phase that `facts` found:
     20. running                                                   Running
     21. absent, every shard said finished                         Done
     22. absent, and somebody asked to cancel it                   Cancelled
-    23. absent, submitted a moment ago                            Starting: Helm is at work, or a list is old
+    23. absent and silent, submitted a moment ago                 Starting: Helm is at work, or a list is old
     24. absent, said failed                                       Failed
     25. absent without a verdict                                  Failed
 
@@ -299,8 +299,10 @@ def _left_behind(snapshot: Snapshot, resume: str, now: float) -> tuple[str, str,
         return "Done", "", ""  # rule 21
     if snapshot.cancelled is not None:
         return "Cancelled", "", resume  # rule 22
-    since = now - (snapshot.submitted or 0.0)
-    if since < _BEING_MADE:
+    submitted = snapshot.submitted or 0.0
+    since = now - submitted
+    spoke = any(event.time >= submitted for event in (*verdicts, *snapshot.events))
+    if since < _BEING_MADE and not spoke:
         return "Starting", f"submitted {max(since, 0):.0f} s ago, its Job is being made", ""  # rule 23
     failed = next((event for event in verdicts if event.kind == "failed"), None)
     if failed is not None:

@@ -268,6 +268,11 @@ STATES = {
     "gone before it said anything": (seen(), "Failed", "its Job is gone"),
     "submitted a moment ago": (seen(submitted=NOW - 5), "Starting", "submitted 5 s ago, its Job is being made"),
     "submitted again after it failed": (seen(submitted=NOW - 5, verdicts=(WORDS,)), "Starting", "is being made"),
+    "submitted a moment ago, and failed since": (
+        seen(submitted=WORDS.time - 5, verdicts=(WORDS,)),
+        "Failed",
+        "the loss is not finite",
+    ),
     "submitted long ago": (seen(submitted=NOW - 130), "Failed", "its Job is gone"),
     "submitted and cancelled": (seen(submitted=NOW - 5, cancelled=NOW), "Cancelled", ""),
     "replaced as one": (
