@@ -125,7 +125,8 @@ def values(site: Site, kind: str, task: str, *options: str) -> bytes:
     """Return the values of the release that these words, with options of `small`, submit."""
     _, preset, *sets = options
     service = Service(load(site.folder, {}, Path(sys.executable)))
-    [run] = service.render(Request(kind, task, preset, [word for word in sets if word != "--set"]))
+    sets = [word for word in sets if word != "--set"]
+    [run] = service.render(Request(kind, task, preset, sets, only=True))
     assert isinstance(service.target, ClusterTarget)
     return service.target.values(run)
 
