@@ -30,7 +30,6 @@ RUN_LABEL = "pi05.dev/run"
 JOBSETS = "jobset.x-k8s.io/v1alpha2"
 """API of JobSet (jobset.sigs.k8s.io), which a cluster may have or not."""
 _JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
-"""Name of the container that does a job's work."""
 _JOB_WORDS = {"Completed": "Complete"}
 """Conditions of a JobSet that a Job calls otherwise."""
 _AT_ONCE = 32

@@ -16,7 +16,7 @@ from pi05ctl.cluster.api import JOBSETS
 from pi05ctl.cluster.values import account
 from pi05ctl.doctor.finding import Check, Finding, State
 from pi05ctl.errors import TargetError
-from pi05ctl.spec.runspec import Kind, RunSpec, resolve
+from pi05ctl.spec.runspec import KINDS, RunSpec, resolve
 from pi05ctl.spec.settings import Cluster, Pods
 
 Object = dict[str, Any]
@@ -40,7 +40,6 @@ RIGHTS: tuple[tuple[str, str, str], ...] = tuple(
 """Verb, API group and resource of all that pi05ctl and Helm do in the namespace; k8s/base/rights.yaml gives them."""
 _APPLY = "an admin applies once: kubectl apply -k k8s/overlays/gke (or another overlay)"
 _EDIT = "say so in site.env of the overlay (site.env.example shows how) and apply it again"
-KINDS: tuple[Kind, ...] = ("demos", "train", "eval", "pipeline")
 PLACEHOLDER = "MY-"
 """What k8s/ has where a site must say something of itself."""
 _SCALES = {"": 0, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15}
