@@ -190,9 +190,12 @@ def queues(request, cluster) -> Iterator[None]:
 def namespace(request, cluster, tmp_path_factory) -> Iterator[str]:
     """A namespace as an overlay of k8s/ makes it, with another name: `local`, or what the module calls OVERLAY."""
     module = request.module.__name__.rpartition(".")[2].removeprefix("test_").replace("_", "-")
+    which = getattr(request.module, "OVERLAY", "local")
+    if which == "kueue":
+        request.getfixturevalue("queues")  # whose kinds that overlay has
     name = f"pi05-{module}-{uuid.uuid4().hex[:5]}"
     folder = tmp_path_factory.mktemp("overlay").resolve()
-    overlay = os.path.relpath(layout.REPOSITORY / "k8s/overlays" / getattr(request.module, "OVERLAY", "local"), folder)
+    overlay = os.path.relpath(layout.REPOSITORY / "k8s/overlays" / which, folder)
     (folder / "kustomization.yaml").write_text(f"namespace: {name}\nresources: [{overlay}]\n")
     cluster.kubectl("apply", "-k", str(folder))
     yield name

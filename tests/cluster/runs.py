@@ -166,6 +166,13 @@ def _write_dataset(folder: Path, episodes: int = 6, steps: int = 90) -> None:
     write(folder, tasks.find("pushcube"), _NAMES, demos, meta)
 
 
+def evict(site: Site, pod: str) -> None:
+    """Do to one pod what kubectl drain does to all of a node."""
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": site.namespace}}
+    path = f"/api/v1/namespaces/{site.namespace}/pods/{pod}/eviction"
+    site.cluster.kubectl("create", "--raw", path, "-f", "-", given=json.dumps(eviction))
+
+
 def ended(process: "subprocess.Popen[str]", seconds: float = 120.0) -> tuple[int, str]:
     """Return exit code and output of a process that was started."""
     output, _ = process.communicate(timeout=seconds)

@@ -17,13 +17,6 @@ OPTIONS = small(demos__count=4, demos__block=2, eval__episodes=4)
 
 
 @pytest.fixture(scope="module")
-def namespace(queues, namespace):
-    """The overlay needs Kueue's kinds, so that comes first."""
-    del queues
-    return namespace
-
-
-@pytest.fixture(scope="module")
 def site(site):
     runs.settings(site, queue="pi05", demos={"shards": 2}, eval={"shards": 4})
     return site

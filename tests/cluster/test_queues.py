@@ -18,13 +18,6 @@ API = "kueue.x-k8s.io/v1beta2"
 
 
 @pytest.fixture(scope="module")
-def namespace(queues, namespace):
-    """The overlay needs Kueue's kinds, so that comes first."""
-    del queues
-    return namespace
-
-
-@pytest.fixture(scope="module")
 def site(site, tmp_path_factory):
     for name, value in (("low", 1), ("high", 100)):
         made = {"apiVersion": API, "kind": "WorkloadPriorityClass", "metadata": {"name": name}, "value": value}
@@ -170,9 +163,7 @@ def test_an_evicted_pod_of_a_gang_costs_no_retry(gang, monkeypatch):
     run = submit(gang, "train", "pushcube", *small(**LONG, train__seed=8))
     until_step(gang, run, 3, seconds=200)
     pod = gang.pods(run)[0]["metadata"]["name"]
-    path = f"/api/v1/namespaces/{gang.namespace}/pods/{pod}/eviction"
-    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": gang.namespace}}
-    gang.cluster.kubectl("create", "--raw", path, "-f", "-", given=json.dumps(eviction))
+    runs.evict(gang, pod)
     until("the pod to be replaced", lambda: pod not in {p["metadata"]["name"] for p in gang.pods(run)})
     now = until_step(gang, run, 3, seconds=200)
     assert now["state"] == "Running"

@@ -1,7 +1,5 @@
 """Why a run waits or failed, in Kubernetes' own words, and what becomes of it: each provoked on a real cluster."""
 
-import json
-
 import pytest
 
 from pi05 import tasks
@@ -95,7 +93,7 @@ def test_a_drained_node_costs_no_retry_and_loses_nothing(site, monkeypatch):
     for _ in range(2):
         until_step(site, run, 3)
         [pod] = [pod["metadata"]["name"] for pod in site.pods(run) if pod["status"]["phase"] == "Running"]
-        _evict(site, pod)
+        runs.evict(site, pod)
         until("the pod to be replaced", lambda pod=pod: pod not in _names(site, run) and _names(site, run))
         saved = max(int(step) for step in runs.storage(site, monkeypatch).artefacts(f"runs/{run}/checkpoints"))
         now = until_step(site, run, saved + 1)
@@ -107,13 +105,6 @@ def test_a_drained_node_costs_no_retry_and_loses_nothing(site, monkeypatch):
 
 def _names(site, run: str) -> list[str]:
     return [pod["metadata"]["name"] for pod in site.pods(run)]
-
-
-def _evict(site, pod: str) -> None:
-    """Do to one pod what kubectl drain does to all of a node."""
-    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": site.namespace}}
-    path = f"/api/v1/namespaces/{site.namespace}/pods/{pod}/eviction"
-    site.cluster.kubectl("create", "--raw", path, "-f", "-", given=json.dumps(eviction))
 
 
 def test_a_lost_node_is_replaced(site):
