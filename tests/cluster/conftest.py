@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -129,7 +128,7 @@ class Site:
         """Start pi05ctl; both outputs come through one pipe."""
         line = [sys.executable, "-m", "pi05ctl", *words]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen(line, cwd=self.folder, env=self._environment(), preexec_fn=_hear_ctrl_c, **pipes)
+        return subprocess.Popen(line, cwd=self.folder, env=self._environment(), **pipes)
 
     def kubectl(self, *words: str, check: bool = True) -> str:
         """Return what kubectl prints about this namespace."""
@@ -238,11 +237,6 @@ def user(cluster: Cluster, name: str, group: str) -> Cluster:
         pytest.skip("the CA of this cluster is not ours")
     pki.issue(pki.authority(), name, name, group)
     return replace(cluster, kubeconfig=pki.kubeconfig(name))
-
-
-def _hear_ctrl_c() -> None:
-    """Undo what a background shell does to its children: they would not hear SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def until(what: str, fact: Callable[[], Any], seconds: float = 120.0, pause: float = 0.3) -> Any:

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,8 +25,7 @@ def test_a_signal_while_libraries_load_is_kept(tmp_path: Path, number: int) -> N
     path = tmp_path / "job.json"
     path.write_text(json.dumps(TRAIN | {"storage": tmp_path.as_uri()}))
     line = [sys.executable, "-m", "pi05.jobs.train", str(path)]
-    hears = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what runs in the background may have it ignored
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hears)
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not _hears(process.pid, signal.SIGTERM):
         time.sleep(0.001)
     process.send_signal(number)

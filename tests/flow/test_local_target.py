@@ -445,8 +445,6 @@ def test_ctrl_c_while_following_leaves_the_run_going(bench):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell hands an ignored SIGINT down to what it runs in the background; a terminal does not.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as following:
         run = bench.run().run
         bench.until_state(run, "Running")
