@@ -24,6 +24,8 @@ NAMES = ("jobset", "kueue")
 _CONFIG = "controller_manager_config.yaml"
 _FRAMEWORKS = ["batch/job", "jobset.x-k8s.io/jobset"]
 _METRICS = "/etc/kueue/metrics/certs"
+_RESOURCES = {"requests": {"cpu": "100m"}}
+"""Of each; without any, a busy machine would let them wait for seconds."""
 _SERVED = "visibility.kueue.x-k8s.io"
 """An API of Kueue's own that nothing of ours asks for, and that takes long to come and go."""
 
@@ -101,7 +103,8 @@ def _adapt(one: Object, name: str, programs: Path) -> None:
 
 def _adapt_pod(spec: Object, name: str, programs: Path) -> None:
     [container] = spec["containers"]
-    container |= {"image": _image(name, programs), "imagePullPolicy": "IfNotPresent", "resources": {}}
+    container |= {"image": _image(name, programs), "imagePullPolicy": "IfNotPresent", "resources": _RESOURCES}
+    del container["livenessProbe"]  # on a busy machine its second passes, and what is restarted forgets the queues
     container["readinessProbe"] |= {"initialDelaySeconds": 1, "periodSeconds": 1}
     if name == "kueue":  # which serves two more things, and would make these certificates itself
         container["volumeMounts"].append({"name": "cert", "mountPath": _METRICS, "readOnly": True})
