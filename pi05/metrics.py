@@ -57,6 +57,8 @@ METRICS = {
     "success_at_end": Metric("share of episodes solved at the last step", "{:.2f}"),
     "wilson_low": Metric("lower end of the 95 % interval of success_once", "{:.2f}"),
     "wilson_high": Metric("upper end of it", "{:.2f}"),
+    "exact_low": Metric("lower end of it, of an evaluation that ends when it is narrow", "{:.2f}"),
+    "exact_high": Metric("upper end of it", "{:.2f}"),
     "episodes": Metric("episodes", "{:.0f}"),
 }
 

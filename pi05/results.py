@@ -4,13 +4,13 @@ Pure: no simulator, clock or disk.
 """
 
 import itertools
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from pi05.errors import DataError
+from pi05.intervals import SEQUENTIAL, exact, narrow, wilson
 
 FAILURES = {
     "never touched": "The object did not move by a centimetre.",
@@ -22,8 +22,6 @@ FAILURES = {
     "not still": "The object came to where it belongs, and never came to rest there.",
 }
 """Where an episode that was never solved failed, in the order of a success."""
-_Z95 = 1.959963984540054
-"""Standard normal quantile of 97.5 %, so that the interval covers 95 %."""
 
 
 class Episode(BaseModel):
@@ -66,6 +64,9 @@ class Result(BaseModel):
         execute_steps, sampling_steps, temperature, policy_seed, batch_size: Settings the rate depends on.
         limit: Control steps of every episode.
         total: Episodes of the whole evaluation, of which a shard has a part.
+        until: Width of the interval at which it ends, with fewer episodes than `total`; None: it has all.
+        first_seed: Seed of its first episode, from which `until` counts; None with the oracle and where nobody said.
+        simulator: Versions that decide what the episode of a seed is; "" where nobody said.
         renderer: What drew the images the policy saw, `none` where it does not see.
         dataset_renderer: What drew those it learned from; only with `eval.renderer=any` another one.
     """
@@ -84,26 +85,12 @@ class Result(BaseModel):
     temperature: float
     policy_seed: int
     batch_size: int = 10
+    until: float | None = None
+    first_seed: int | None = None
+    simulator: str = ""
     renderer: str
     dataset_renderer: str = "none"
     episodes: tuple[Episode, ...]
-
-
-def wilson(successes: int, trials: int, z: float = _Z95) -> tuple[float, float]:
-    """Return the Wilson score interval of a success rate, both ends in [0, 1].
-
-    With p = successes / trials and n = trials, the ends are
-    (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n).
-    Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927), 209-212.
-    """
-    if not 0 <= successes <= trials or trials == 0:
-        raise ValueError(f"{successes} successes of {trials} trials; trials must be positive and not fewer")
-    p = successes / trials
-    spread = z * math.sqrt(p * (1 - p) / trials + z**2 / (4 * trials**2))
-    centre, scale = p + z**2 / (2 * trials), 1 + z**2 / trials
-    low = 0.0 if successes == 0 else (centre - spread) / scale
-    high = 1.0 if successes == trials else (centre + spread) / scale
-    return low, high
 
 
 class Outcome(Protocol):
@@ -116,17 +103,55 @@ class Outcome(Protocol):
     def success_at_end(self) -> bool: ...
 
 
-def summary(episodes: Sequence[Outcome]) -> dict[str, float]:
-    """Return the numbers of a result: rates in [0, 1], the 95 % interval of success_once, and episodes."""
+def summary(episodes: Sequence[Outcome], until: float | None = None) -> dict[str, float]:
+    """Return the numbers of a result: rates in [0, 1], the 95 % interval of success_once, and episodes.
+
+    Args:
+        episodes: All that count.
+        until: Width at which the evaluation was to end; then the interval is the one that this leaves valid.
+    """
     once = sum(episode.success_once for episode in episodes)
-    low, high = wilson(once, len(episodes))
     return {
         "success_once": once / len(episodes),
         "success_at_end": sum(episode.success_at_end for episode in episodes) / len(episodes),
-        "wilson_low": low,
-        "wilson_high": high,
+        **limits(once, len(episodes), sequential=until is not None),
         "episodes": float(len(episodes)),
     }
+
+
+def limits(successes: int, trials: int, sequential: bool) -> dict[str, float]:
+    """Return the 95 % interval of a success rate under the names that events use, which say how it was made."""
+    if sequential:
+        low, high = exact(successes, trials, SEQUENTIAL)
+        return {"exact_low": low, "exact_high": high}
+    low, high = wilson(successes, trials)
+    return {"wilson_low": low, "wilson_high": high}
+
+
+def interval(metrics: Mapping[str, float]) -> tuple[float, float] | None:
+    """Return the 95 % interval that metrics say, however it was made."""
+    for name in ("exact", "wilson"):
+        low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+        if low is not None and high is not None:
+            return low, high
+    return None
+
+
+def end(solved: Mapping[int, bool], first_seed: int, until: float) -> int | None:
+    """Return before which seed an evaluation ends whose interval is to be `until` wide; None: that is not known yet.
+
+    Episodes count in the order of their seeds from the first on, up to the first that is missing, whoever ran them and
+    when. So it ends at the same seed whatever the number of shards and environments, and of what was run beyond it
+    nothing counts.
+
+    Args:
+        solved: Whether the episode of a seed was solved, of those that have ended.
+        first_seed: Of the evaluation.
+        until: Width of the interval.
+    """
+    in_a_row = itertools.takewhile(solved.__contains__, itertools.count(first_seed))
+    number = narrow((solved[seed] for seed in in_a_row), until)
+    return None if number is None else first_seed + number
 
 
 def merge(shards: Iterable[Result]) -> Result:

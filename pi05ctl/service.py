@@ -10,7 +10,8 @@ from pi05.config import EvalJob, TrainJob
 from pi05.errors import nearest
 from pi05.storage import RunPaths, Storage, connect
 from pi05ctl.errors import UsageError, unknown
-from pi05ctl.runs import inputs, status
+from pi05ctl.runs import comparison, inputs, status
+from pi05ctl.runs.comparison import Comparison
 from pi05ctl.runs.records import Records
 from pi05ctl.runs.status import Look, RunStatus
 from pi05ctl.runs.target import Submission, Target
@@ -20,7 +21,7 @@ from pi05ctl.spec.runspec import DEFAULT_PRESET, KINDS, Kind, RunSpec, parse_ass
 from pi05ctl.spec.settings import Settings
 from pi05ctl.stored import evaluations
 from pi05ctl.stored.evaluations import Evaluation
-from pi05ctl.views import tables
+from pi05ctl.views import several, tables
 
 ALL = "all"
 _STEP = "eval.step"
@@ -213,6 +214,11 @@ class Service:
         """Return every finished evaluation with its episodes."""
         done = [s for s in self.statuses()[0] if s.kind == "eval" and s.state == "Done"]
         return [(s, evaluations.read(self.storage, s.run)) for s in done]
+
+    def compare(self, names: Sequence[str]) -> Comparison:
+        """Compare runs, or the newest of tasks, with the first of them, by their evaluations."""
+        runs = [self.find(name) for name in names]
+        return comparison.compare(several.subjects(self.target, runs, self._clock()))
 
     def newest(self) -> list[str]:
         """Return the run that stands for each task that has one: the newest that is to end with a success rate."""

@@ -294,6 +294,31 @@ def results(
         terminal.say(f"no finished evaluation in {service.storage.url} yet; make one: pi05ctl submit pipeline pushcube")
 
 
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Two or more: evaluations, or trainings and pipelines with one."),
+    ],
+    output: OutputOption = Output.text,
+    target: TargetOption = None,
+) -> None:
+    """Compare success rates over the same seeds with the first run's.
+
+    Which seeds each solved alone, the difference with its interval, McNemar's exact test, and the settings that differ.
+    A gap smaller than its interval is called equal.
+    """
+    from pi05ctl.views import beside
+
+    found = service_of(target).compare(runs)
+    for remark in found.remarks:
+        terminal.say(remark)
+    if output is Output.json:
+        terminal.out(beside.comparison_json(found))
+    else:
+        terminal.out("\n".join(terminal.table(header, rows) for header, rows in beside.rows(found)))
+
+
 @app.command("report")
 def report_(
     run: RunArgument,

@@ -40,7 +40,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from pi05.events import TERMINAL, Event
-from pi05.results import wilson
+from pi05.results import interval, limits
 from pi05ctl.runs.facts import Facts
 from pi05ctl.runs.process import Process
 from pi05ctl.spec.changes import Change
@@ -214,9 +214,8 @@ def success(metrics: dict[str, float]) -> str:
     if rate is None:
         return ""
     text = f"{100 * rate:.0f} %"
-    low, high = metrics.get("wilson_low"), metrics.get("wilson_high")
-    if low is not None and high is not None:
-        text += f" [{100 * low:.0f}, {100 * high:.0f}]"
+    if ends := interval(metrics):
+        text += f" [{100 * ends[0]:.0f}, {100 * ends[1]:.0f}]"
     episodes = metrics.get("episodes")
     return text + (f" of {episodes:.0f}" if episodes is not None else "")
 
@@ -452,10 +451,10 @@ def _metrics(shards: Sequence[Sequence[Event]]) -> dict[str, float]:
             metrics[name] = metrics.get(name, 0.0) + value * weight
             weights[name] = weights.get(name, 0.0) + weight
     metrics = {name: value / weights[name] for name, value in metrics.items() if weights[name]}
-    if "wilson_low" in metrics:  # an interval is no mean of intervals: it is counted anew
+    if interval(metrics):  # an interval is no mean of intervals: it is counted anew
         episodes = round(weights["success_once"])
-        low, high = wilson(round(metrics["success_once"] * episodes), episodes)
-        metrics |= {"wilson_low": low, "wilson_high": high, "episodes": float(episodes)}
+        solved = round(metrics["success_once"] * episodes)
+        metrics |= {**limits(solved, episodes, "exact_low" in metrics), "episodes": float(episodes)}
     return metrics
 
 

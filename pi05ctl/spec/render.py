@@ -175,10 +175,7 @@ def digest_of(told: Mapping[str, Any], again: int = 0) -> str:
     if told["kind"] == "pipeline":
         content: dict[str, Any] = {"stages": [stage["run"] for stage in told["stages"]]}
     else:
-        content = {key: value for key, value in told.items() if key not in _NAMES}
-        for section, names in _NO_RESULT.items():
-            if section in content:
-                content[section] = {key: value for key, value in content[section].items() if key not in names}
+        content = decisive(told)
     if not content.get("train", {}).get("held_out", 1):
         del content["train"]["held_out"]  # runs were named before there was such a thing
     if told["kind"] == "demos":
@@ -186,6 +183,15 @@ def digest_of(told: Mapping[str, Any], again: int = 0) -> str:
     content["again"] = again
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def decisive(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a job can change its result, given what job.json says; no pipeline's."""
+    content = {key: value for key, value in told.items() if key not in _NAMES}
+    for section, names in _NO_RESULT.items():
+        if section in content:
+            content[section] = {key: value for key, value in content[section].items() if key not in names}
+    return content
 
 
 def _name(kind: str, task: str, digest: str) -> str:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from pi05.errors import DataError
-from pi05.results import FAILURES, summary
+from pi05.intervals import Interval, middle
+from pi05.results import FAILURES, end, summary
 from pi05.storage import RunPaths, Storage
 
 Track = tuple[tuple[float, float], ...]
@@ -49,6 +50,8 @@ class Evaluation:
         policy: `checkpoint`, `oracle` or `untrained`, as the results say; empty when they do not.
         step: Step of the evaluated checkpoint.
         total: Episodes of the whole evaluation; None when the results do not say, and then these are all.
+        until: Width of the interval at which it was to end before it has them.
+        ended: Whether it has so ended; what was run beyond that is not among the episodes.
         settings: Everything else that the results say of themselves.
     """
 
@@ -56,6 +59,8 @@ class Evaluation:
     policy: str = ""
     step: int | None = None
     total: int | None = None
+    until: float | None = None
+    ended: bool = False
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
@@ -66,7 +71,7 @@ class Evaluation:
     @property
     def complete(self) -> bool:
         """Whether every episode is there."""
-        return bool(self.episodes) and (self.total is None or len(self.episodes) >= self.total)
+        return bool(self.episodes) and (self.ended or self.total is None or len(self.episodes) >= self.total)
 
     @property
     def progress(self) -> str:
@@ -88,7 +93,13 @@ class Evaluation:
     @property
     def metrics(self) -> dict[str, float]:
         """The rates under the names that events use; empty until every episode is there."""
-        return summary(self.episodes) if self.complete else {}
+        return summary(self.episodes, self.until) if self.complete else {}
+
+    @property
+    def steps_to_success(self) -> Interval | None:
+        """The median number of control steps after which solved episodes were solved, with its 95 % interval."""
+        steps = [one.first_success_step for one in self.episodes if one.first_success_step is not None]
+        return middle(steps) if self.complete else None
 
 
 def read(storage: Storage, run: str) -> Evaluation:
@@ -112,11 +123,20 @@ def read(storage: Storage, run: str) -> Evaluation:
             raise DataError(f"{storage.url}/{key} is not the result of an evaluation ({error!r})") from error
         _refuse_other(key, found, header)
         header = found
-    in_order = tuple(episodes[seed] for seed in sorted(episodes))
+    until, stop = header.get("until"), None
+    if until is not None:
+        solved = {seed: one.success_once for seed, one in episodes.items()}
+        stop = end(solved, int(header.get("first_seed") or 0), until)
     step = str(header.get("checkpoint")).rpartition("/")[2]
-    settings = {name: value for name, value in header.items() if name not in ("policy", "total")}
-    number = int(step) if step.isdecimal() else None
-    return Evaluation(in_order, header.get("policy") or "", number, header.get("total"), settings)
+    return Evaluation(
+        episodes=tuple(episodes[seed] for seed in sorted(episodes) if stop is None or seed < stop),
+        policy=header.get("policy") or "",
+        step=int(step) if step.isdecimal() else None,
+        total=header.get("total"),
+        until=until,
+        ended=stop is not None,
+        settings={name: value for name, value in header.items() if name not in ("policy", "total", "until")},
+    )
 
 
 def videos(storage: Storage, run: str, seeds: Iterable[int]) -> dict[int, bytes]:

@@ -7,7 +7,7 @@ import pytest
 
 from pi05 import tasks
 from pi05.errors import DataError
-from pi05.results import wilson
+from pi05.intervals import wilson
 from pi05.storage import FileStorage
 from pi05ctl.runs.status import RunStatus
 from pi05ctl.stored import evaluations

@@ -1,7 +1,8 @@
 import pytest
 
 from pi05.errors import DataError
-from pi05.results import Episode, Result, merge, summary, wilson
+from pi05.intervals import wilson
+from pi05.results import Episode, Result, merge, summary
 
 
 def episode(seed: int, *, once: bool = True, end: bool = True) -> Episode:
@@ -32,27 +33,6 @@ def result(*seeds: int, **changes: object) -> Result:
         "episodes": tuple(episode(seed) for seed in seeds),
     }
     return Result.model_validate({**fields, **changes})
-
-
-# R. G. Newcombe, Two-sided confidence intervals for the single proportion, Statistics in Medicine 17 (1998), table I.
-@pytest.mark.parametrize(
-    ("successes", "trials", "low", "high"),
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
-)
-def test_wilson_interval_has_the_published_values(successes: int, trials: int, low: float, high: float) -> None:
-    assert wilson(successes, trials) == pytest.approx((low, high), abs=5e-5)
-
-
-def test_wilson_interval_of_all_successes_mirrors_that_of_none() -> None:
-    low, high = wilson(0, 50)
-    assert wilson(50, 50) == pytest.approx((1 - high, 1 - low))
-    assert (low, wilson(50, 50)[1]) == (0.0, 1.0)
-
-
-@pytest.mark.parametrize(("successes", "trials"), [(0, 0), (-1, 5), (6, 5)])
-def test_wilson_interval_refuses_impossible_counts(successes: int, trials: int) -> None:
-    with pytest.raises(ValueError, match="trials must be positive"):
-        wilson(successes, trials)
 
 
 def test_summary_counts_both_kinds_of_success() -> None:
