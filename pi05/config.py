@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from pi05 import tasks
+from pi05 import intervals, tasks
 from pi05.errors import ConfigError
 
 LONGEST_PROFILE = 50
@@ -353,6 +353,8 @@ class EvalConfig(Section):
         seed: Seed of the policy's sampling noise.
         renderer: `same` refuses a renderer that the policy did not learn from; `any` takes it, and the result says so.
         videos: Episodes that are filmed afterwards, failures first, where there is a renderer.
+        until: End when the 95 % interval of the success rate is so wide or less, a share; `episodes` are the most that
+            are run then. None runs them all.
     """
 
     episodes: Positive = 50
@@ -369,6 +371,21 @@ class EvalConfig(Section):
     seed: Natural = 0
     renderer: Literal["same", "any"] = "same"
     videos: Natural = 4
+    until: float | None = None
+
+    @model_validator(mode="after")
+    def _until_can_be(self) -> Self:
+        if self.until is None:
+            return self
+        intervals.check_width(self.until)
+        if self.policy == "oracle":
+            raise ValueError("until is about the success rate of a policy; demonstrations must succeed, leave it out")
+        if self.episodes < (fewest := intervals.fewest(self.until)):
+            raise ValueError(
+                f"until {self.until:g} takes {fewest} episodes or more, episodes {self.episodes} are the most; "
+                f"use episodes={intervals.most(self.until)}, which is enough for every rate, or another until"
+            )
+        return self
 
 
 class Job(Section):

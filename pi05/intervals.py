@@ -9,8 +9,6 @@ from collections.abc import Iterable, Sequence
 from statistics import NormalDist, mean, median, stdev
 from typing import NamedTuple
 
-from pi05.errors import ConfigError
-
 CONFIDENCE = 0.95
 SEQUENTIAL = 0.03
 """Error that the limits of `narrow` are made for, so that those reported when it ends err in less than 5 % of all
@@ -135,10 +133,10 @@ def most(width: float) -> int:
 
 
 def check_width(width: float) -> None:
-    """Raise ConfigError when `narrow` was not tried for a width."""
+    """Raise ValueError when `narrow` was not tried for a width."""
     low, high = _WIDTHS
     if not low <= width <= high:
-        raise ConfigError(f"the width of an interval is a share between {low:g} and {high:g}, given is {width:g}")
+        raise ValueError(f"the width of an interval is a share from {low:g} to {high:g}, and not {width:g}; use 0.1")
 
 
 def pooled(rates: Sequence[float], episodes: int) -> Interval:

@@ -3,7 +3,7 @@
 Order of work: verify the dataset, choose the seeds, find and verify the checkpoint, refuse what does not agree, roll
 out the episodes that no earlier start has finished, film some, write results/<shard>.json. Finished episodes stay in
 the run's work folder until then. Shard i of N takes every N-th seed from the i-th on; an episode is the same whoever
-runs it.
+runs it. With eval.until, they look after each wave whether enough is known (ending.py).
 """
 
 import logging
@@ -21,10 +21,11 @@ from pi05.evaluation.course import Trial
 from pi05.evaluation.rollout import Actor, OracleActor, rollout
 from pi05.evaluation.workers import Pool, Workers, cores
 from pi05.jobs import compiled
+from pi05.jobs.ending import Ending, kept_as
 from pi05.jobs.runtime import Context, main
 from pi05.policy import Policy
 from pi05.results import Episode, Result, summary
-from pi05.simulator import Simulator, renderer
+from pi05.simulator import Simulator, renderer, versions
 from pi05.storage import RunPaths, Storage
 from pi05.tasks import find
 from pi05.training import checkpoint, memory
@@ -43,38 +44,41 @@ def evaluate(job: EvalJob, context: Context) -> None:
         return
     header = _header(job, data.meta.renderer, ours, context)
     key = f"{context.paths.results}/{context.shard}.json"
-    result = _earlier(context.storage, key, header, seeds)
+    ending = Ending(context, header)
+    result = _earlier(context.storage, key, header, seeds, ending)
     if result is None:
-        trials = _Trials(context, f"{context.paths.work}/{header.checkpoint or header.policy}", seeds)
+        trials = _Trials(context, f"{context.paths.work}/{kept_as(header)}", seeds, ending)
         if trials.missing():
             programs = compiled.kept(context.storage) if header.checkpoint else nullcontext()
             with programs, memory.advised(memory.for_acting(job)):
                 _roll_out(job, header.limit, _actor(job, header, context.storage, data), trials, context)
         else:  # an earlier start was stopped while it filmed
             _film(job, trials, context, None)
+        trials.say_end()
         result = header.model_copy(update={"episodes": tuple(trial.episode for trial in trials.ordered())})
         content = result.model_dump_json().encode()
         context.insist(lambda: context.storage.write(key, content))
         context.storage.delete(context.paths.work)
-    context.events.emit("result", metrics=summary(result.episodes))
+    if result.episodes:  # it may have ended before the first of this shard
+        context.events.emit("result", metrics=summary(result.episodes, header.until))
 
 
 class _Trials:
     """Finished episodes, each kept as two files, so that a killed evaluation goes on where it was."""
 
-    def __init__(self, context: Context, folder: str, seeds: list[int]) -> None:
-        self._context, self._folder, self._seeds = context, folder, seeds
+    def __init__(self, context: Context, folder: str, seeds: list[int], ending: Ending) -> None:
+        self._context, self._folder, self._seeds, self._ending = context, folder, seeds, ending
         kept = set(context.storage.children(folder))
         found = ((seed, self._read(seed)) for seed in seeds if f"{seed}.json" in kept)
         self._done = {seed: trial for seed, trial in found if trial}
 
     def missing(self) -> list[int]:
         """Return the seeds still to run."""
-        return [seed for seed in self._seeds if seed not in self._done]
+        return [seed for seed in self._counted() if seed not in self._done]
 
     def ordered(self) -> list[Trial]:
-        """Return all episodes in the order of the seeds."""
-        return [self._done[seed] for seed in self._seeds]
+        """Return all episodes that count, in the order of the seeds."""
+        return [self._done[seed] for seed in self._counted()]
 
     def add(self, trial: Trial) -> None:
         """Keep one episode and say so."""
@@ -92,6 +96,16 @@ class _Trials:
             "progress", step=len(self._done), total=len(self._seeds), unit="episodes", metrics={"success_once": rate}
         )
 
+    def say_end(self) -> None:
+        """Say how many count of those that have ended, where some may not."""
+        if count := len(self.ordered()) if self._ending.early else 0:
+            self._context.events.emit("progress", step=count, total=count, unit="episodes")
+
+    def _counted(self) -> list[int]:
+        """Return the seeds of this process that count, as far as is known."""
+        solved = {seed: trial.episode.success_once for seed, trial in self._done.items()}
+        return self._ending.before(self._seeds, solved)
+
     def _read(self, seed: int) -> Trial | None:
         """Return a kept episode, or None when it is damaged."""
         storage = self._context.storage
@@ -104,13 +118,13 @@ class _Trials:
 
 
 def _roll_out(job: EvalJob, limit: int, actor: Actor, trials: _Trials, context: Context) -> None:
-    """Run the missing episodes, and film some of all."""
-    missing = trials.missing()
-    environments = min(job.eval.environments, len(missing))
+    """Run the missing episodes, a wave at a time, and film some of all."""
+    environments = min(job.eval.environments, len(trials.missing()))
     make = partial(Simulator, find(job.task), job.convention)
     looks = bool(job.convention.cameras) and not isinstance(actor, OracleActor)
     with Workers(make, environments, job.eval.workers or cores(), images=looks) as fleet:
-        rollout(fleet, actor, missing, limit, job.eval.execute_steps, trials.add, context.check_stop)
+        while wave := trials.missing()[: fleet.size]:
+            rollout(fleet, actor, wave, limit, job.eval.execute_steps, trials.add, context.check_stop)
         _film(job, trials, context, fleet)
 
 
@@ -169,6 +183,9 @@ def _header(job: EvalJob, dataset_renderer: str, renderer: str, context: Context
         temperature=job.eval.temperature,
         policy_seed=job.eval.seed,
         batch_size=job.eval.batch_size,
+        until=job.eval.until,
+        first_seed=None if job.eval.policy == "oracle" else job.eval.first_seed,
+        simulator=", ".join(f"{name} {number}" for name, number in versions().items()),
         renderer=renderer,
         dataset_renderer=dataset_renderer,
         episodes=(),
@@ -194,14 +211,17 @@ def _agreed_step(job: EvalJob, context: Context) -> int:
     return step
 
 
-def _earlier(storage: Storage, key: str, header: Result, seeds: list[int]) -> Result | None:
+def _earlier(storage: Storage, key: str, header: Result, seeds: list[int], ending: Ending) -> Result | None:
     """Return the result of an earlier start, when it is whole, of the same evaluation and of the same seeds."""
     try:
         result = Result.model_validate_json(storage.read(key))
     except (DataError, ValidationError):
         return None
-    same = result.model_copy(update={"episodes": ()}) == header
-    return result if same and [episode.seed for episode in result.episodes] == seeds else None
+    if result.model_copy(update={"episodes": ()}) != header:
+        return None
+    found = [episode.seed for episode in result.episodes]
+    counted = ending.before(seeds, {episode.seed: episode.success_once for episode in result.episodes})
+    return result if found in (seeds, counted) else None
 
 
 def _actor(job: EvalJob, header: Result, storage: Storage, data: datasets.Dataset) -> Actor:

@@ -77,6 +77,10 @@ EveryOption = Annotated[
 OnlyOption = Annotated[
     bool, typer.Option("--only", help="train, eval: make nothing else first; what is missing is refused.")
 ]
+UntilOption = Annotated[
+    float | None,
+    typer.Option("--until", metavar="WIDTH", help="eval: end when the 95 % interval is so narrow: 0.1."),
+]
 AgainOption = Annotated[bool, typer.Option("--again", help="Make a new run even though one with these values exists.")]
 FollowOption = Annotated[bool, typer.Option("--follow", help="Show progress until it ends. Ctrl-C leaves it running.")]
 
@@ -90,6 +94,7 @@ def submit(
     set_: SetOption = None,
     of: OfOption = None,
     every_checkpoint: EveryOption = False,
+    until: UntilOption = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -110,7 +115,7 @@ def submit(
     values are the same run, however they are spelled, so submitting twice is harmless.
     """
     service = service_of(target)
-    request = _request(kind, task, preset, set_, of, again, every_checkpoint, only)
+    request = _request(kind, task, preset, _with_until(kind, set_, until), of, again, every_checkpoint, only)
     if dry_run:
         _print_jobs(service, request)
         return
@@ -118,6 +123,7 @@ def submit(
     notes = cli_plan.admit(service, runs) if plan and service.target.name == "cluster" else []
     submitted = service.submit(runs)
     _say_stages(runs, kind)
+    _say_until(runs)
     for text in notes:
         terminal.say(text)
     _after_submission(service, submitted, follow, output)
@@ -132,6 +138,7 @@ def render(
     set_: SetOption = None,
     of: OfOption = None,
     every_checkpoint: EveryOption = False,
+    until: UntilOption = None,
     again: AgainOption = False,
     only: OnlyOption = False,
 ) -> None:
@@ -141,7 +148,8 @@ def render(
     --only no storage: without, it looks there for what a training or evaluation needs.
     """
     service = service_of(target)
-    _print_jobs(service, _request(kind, task, preset, set_, of, again, every_checkpoint, only))
+    values = _with_until(kind, set_, until)
+    _print_jobs(service, _request(kind, task, preset, values, of, again, every_checkpoint, only))
 
 
 @app.command()
@@ -303,7 +311,7 @@ def compare(
     output: OutputOption = Output.text,
     target: TargetOption = None,
 ) -> None:
-    """Compare success rates over the same seeds with the first run's.
+    """Compare runs over the same seeds.
 
     Which seeds each solved alone, the difference with its interval, McNemar's exact test, and the settings that differ.
     A gap smaller than its interval is called equal.
@@ -425,6 +433,32 @@ def _request(
     from pi05ctl.service import Request
 
     return Request(kind, task, preset, assignments or (), of, again, every_checkpoint, only)
+
+
+def _with_until(kind: str, assignments: list[str] | None, until: float | None) -> list[str] | None:
+    """Return the assignments with the one that --until stands for."""
+    if until is None:
+        return assignments
+    if kind not in ("eval", "pipeline"):
+        raise UsageError(f"--until is about the success rate of an evaluation; leave it out for {kind}")
+    return [*(assignments or ()), f"eval.until={until!r}"]
+
+
+def _say_until(runs: "Sequence[Rendered]") -> None:
+    """Say how many episodes evaluations take that end when their interval is narrow."""
+    from pi05 import intervals
+    from pi05.config import EvalJob
+    from pi05ctl.spec.render import stages
+
+    jobs = (job for run in runs if isinstance(job := (stages(run) or (run,))[-1].job, EvalJob))
+    for config in dict.fromkeys(job.eval for job in jobs):
+        if config.until is not None:
+            fewest, most = intervals.fewest(config.until), intervals.most(config.until)
+            enough = "" if most <= config.episodes else f" (--set eval.episodes={most} is enough for every rate)"
+            terminal.say(
+                f"an interval {config.until:g} wide takes {fewest} episodes when all end alike, {most} when half are "
+                f"solved; at most eval.episodes={config.episodes} are run{enough}"
+            )
 
 
 def _print_jobs(service: "Service", request: "Request") -> None:

@@ -178,6 +178,8 @@ def digest_of(told: Mapping[str, Any], again: int = 0) -> str:
         content = decisive(told)
     if not content.get("train", {}).get("held_out", 1):
         del content["train"]["held_out"]  # runs were named before there was such a thing
+    if content.get("eval", {}).get("until", 1) is None:
+        del content["eval"]["until"]  # as above
     if told["kind"] == "demos":
         del content["dataset"]  # it is named by this digest
     content["again"] = again

@@ -111,6 +111,7 @@ def test_no_words_are_a_call_for_help(capsys):
         "resume",
         "results",
         "report",
+        "compare",
         "plot",
         "doctor",
         "init",

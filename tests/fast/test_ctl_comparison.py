@@ -227,7 +227,8 @@ def test_checkpoints_of_a_training_are_its_success_over_steps(house, capsys):
 
 def test_a_training_stands_for_its_newest_evaluation_and_without_one_is_refused(house, capsys):
     one, two = house.evaluate("s-" * 10), house.evaluate("-s" * 10, **{"train.seed": 1})
-    train = Records(house.storage).load(two).job.train_run
+    train = Records(house.storage).read(two).train_run
+    assert train is not None
     assert cli.run(["compare", one, train, "-o", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["runs"][1]["evaluation"] == two
     lonely = house.keep("train", **{"train.seed": 7}).run

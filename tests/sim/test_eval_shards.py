@@ -174,6 +174,25 @@ def test_a_device_that_is_too_small_is_told_with_the_settings_that_need_less(
         run_shard(eval_job(trained, "eval-pushcube-555555", step=1))
 
 
+UNTIL = {"step": 1, "episodes": 12, "until": 0.5}
+"""A policy of random weights solves nothing, so 7 of 12 episodes are enough."""
+
+
+def test_an_evaluation_that_ends_early_finds_the_same_in_shards_and_after_a_kill(trained: FileStorage) -> None:
+    alone, apart = (eval_job(trained, f"eval-pushcube-77777{n}", **UNTIL) for n in range(2))
+    run_shard(alone)
+    found = evaluations.read(trained, alone.run)
+    assert ([one.seed - 1_000_000 for one in found.episodes], found.ended) == (list(range(7)), True)
+    for shard in (1, 0):
+        run_shard(apart, shard, 2)
+    assert evaluations.read(trained, apart.run) == found
+    files = {one.episodes[0].seed: len(one.episodes) for one in read_shards(trained, apart.run)}
+    assert files == {1_000_000: 4, 1_000_001: 6}, "the first knew nothing of the other, which then ended early"
+    trained.delete(f"{RunPaths(apart.run).results}/0.json")
+    run_shard(apart, 0, 2)
+    assert evaluations.read(trained, apart.run) == found
+
+
 def test_another_number_of_shards_runs_its_own_seeds(trained: FileStorage, whole: Result) -> None:
     job = eval_job(trained, "eval-pushcube-eeeeee", step=1)
     run_shard(job, 0, 4)
