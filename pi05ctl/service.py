@@ -1,7 +1,7 @@
 """What the commands do, without words and exit codes: submit, find, look, wait, cancel, resume."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -10,8 +10,9 @@ from pi05.config import EvalJob, TrainJob
 from pi05.errors import nearest
 from pi05.storage import RunPaths, Storage, connect
 from pi05ctl.errors import UsageError, unknown
-from pi05ctl.runs import comparison, inputs, status
+from pi05ctl.runs import comparison, inputs, pooling, status
 from pi05ctl.runs.comparison import Comparison
+from pi05ctl.runs.pooling import Finished, Pool
 from pi05ctl.runs.records import Records
 from pi05ctl.runs.status import Look, RunStatus
 from pi05ctl.runs.target import Submission, Target
@@ -215,6 +216,17 @@ class Service:
         done = [s for s in self.statuses()[0] if s.kind == "eval" and s.state == "Done"]
         return [(s, evaluations.read(self.storage, s.run)) for s in done]
 
+    def pools(self, each: bool = False) -> list[Pool]:
+        """Return every finished evaluation, those of a recipe and several training seeds together, or `each` alone."""
+        found = self.results()
+        if each:
+            return [Pool((Finished(status, evaluation),)) for status, evaluation in found]
+        runs = {name for status, _ in found for name in (status.run, status.train_run) if name}
+        jobs = self._records.jobs(runs)
+        return pooling.pools(
+            Finished(status, evaluation, _settings(jobs, status.train_run, status.run)) for status, evaluation in found
+        )
+
     def compare(self, names: Sequence[str]) -> Comparison:
         """Compare runs, or the newest of tasks, with the first of them, by their evaluations."""
         runs = [self.find(name) for name in names]
@@ -319,6 +331,13 @@ class Service:
         """Return the status of a stage whose turn has not come."""
         kind, task, *_ = run.split("-")
         return RunStatus(run=run, task=task, kind=kind, state="Pending", why="its turn has not come")
+
+
+def _settings(jobs: Mapping[str, dict[str, Any]], train: str | None, evaluation: str) -> dict[str, Any]:
+    """Return the settings behind an evaluation; none where one of its jobs is gone."""
+    if train not in jobs or evaluation not in jobs:
+        return {}
+    return comparison.settings([jobs[train], jobs[evaluation]])
 
 
 def _kind(name: str) -> Kind:

@@ -280,10 +280,15 @@ def resume(
 @app.command()
 def results(
     which: Annotated[str | None, typer.Argument(metavar="[all]", help="all: a line a task, as status all.")] = None,
+    each: Annotated[bool, typer.Option("--each", help="Every evaluation by itself, training seeds apart.")] = False,
     output: OutputOption = Output.text,
     target: TargetOption = None,
 ) -> None:
-    """Show the success rates of finished evaluations."""
+    """Show the success rates of finished evaluations, beside what others report.
+
+    Evaluations that differ in nothing but the training seed are one line: the mean and range over trainings, and an
+    interval over trainings and episodes.
+    """
     from pi05ctl.views import tables
 
     if which not in (None, "all"):
@@ -293,7 +298,7 @@ def results(
         view = _policies(service)
         terminal.out(view.shown(view.look(), output))
         return
-    found = tables.results(service.results())
+    found = tables.results(service.pools(each))
     if output is Output.json:
         terminal.out(tables.results_json(found))
     elif found:
@@ -308,6 +313,7 @@ def compare(
         list[str],
         typer.Argument(metavar="RUN...", help="Two or more: evaluations, or trainings and pipelines with one."),
     ],
+    page: Annotated[bool, typer.Option("--page", help="Write a page, too, and print where it is.")] = False,
     output: OutputOption = Output.text,
     target: TargetOption = None,
 ) -> None:
@@ -318,30 +324,50 @@ def compare(
     """
     from pi05ctl.views import beside
 
-    found = service_of(target).compare(runs)
+    if page and output is Output.json:
+        raise UsageError("--page and -o json are two outputs; the page by itself: pi05ctl report RUN RUN")
+    service = service_of(target)
+    found = service.compare(runs)
     for remark in found.remarks:
         terminal.say(remark)
     if output is Output.json:
         terminal.out(beside.comparison_json(found))
     else:
         terminal.out("\n".join(terminal.table(header, rows) for header, rows in beside.rows(found)))
+    if page:
+        _print_page(service, [subject.run for subject in found.subjects])
 
 
 @app.command("report")
 def report_(
-    run: RunArgument,
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Names, unique beginnings of them, or tasks (their newest runs)."),
+    ],
     target: TargetOption = None,
 ) -> None:
-    """Write a run's page and print where it is.
+    """Write a page about a run, or about several, and print where it is.
 
-    Success beside what others reach, where it failed, videos, loss, episodes and configuration, in one HTML file.
+    Success beside what others reach, where it failed, videos, loss, episodes and configuration, in one HTML file; of
+    several runs side by side, compared as pi05ctl compare does.
     """
     from pi05ctl.views import page
 
     service = service_of(target)
-    name = service.find(run)
-    terminal.out(page.write(service.target, name, time.time()) + "\n")
-    _say_copy(page.copy(service.target, name, "index.html", _copies()))
+    names = list(dict.fromkeys(service.find(run) for run in runs))
+    if len(names) > 1:
+        _print_page(service, names)
+        return
+    terminal.out(page.write(service.target, names[0], time.time()) + "\n")
+    _say_copy(page.copy(service.target, names[0], "index.html", _copies()))
+
+
+def _print_page(service: "Service", names: list[str]) -> None:
+    """Write the page of several runs and print where it is."""
+    from pi05ctl.views import page, several
+
+    terminal.out(several.write(service.target, names, time.time()) + "\n")
+    _say_copy(page.copy(service.target, names[0], several.name_of(names), _copies()))
 
 
 @app.command()

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
-from pi05.config import AnyJob
 from pi05.intervals import CONFIDENCE, Interval, mcnemar, middle, paired
 from pi05ctl.errors import UsageError
 from pi05ctl.spec.render import decisive
@@ -134,11 +133,15 @@ def compare(subjects: Sequence[Subject]) -> Comparison:
     return Comparison(tuple(subjects), pairs, differing(subjects), tuple(_remarks(subjects, pairs)))
 
 
-def settings(jobs: Iterable[AnyJob]) -> dict[str, Any]:
-    """Return what of the jobs behind a number can change it, by path; a later job's value of a path counts."""
+def settings(jobs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what of the jobs behind a number can change it, by path; a later job's value of a path counts.
+
+    Args:
+        jobs: What their job.json says.
+    """
     found: dict[str, Any] = {}
     for job in jobs:
-        told = decisive(job.model_dump(mode="json"))
+        told = decisive(job)
         found |= _flat({name: value for name, value in told.items() if name not in _NOT_COMPARED})
     return found
 

@@ -138,6 +138,14 @@ class Records:
             raise TargetError(f"{RunPaths(run).job} is damaged; submit it again") from error
         return Rendered(record.spec, moved(job, self.storage.url), record.digest, record.changes)
 
+    def jobs(self, runs: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Return what job.json of runs says, in one round; of those that have a whole one."""
+        found: dict[str, dict[str, Any]] = {}
+        for key, data in self.storage.read_all(RunPaths(run).job for run in runs).items():
+            with contextlib.suppress(ValueError):
+                found[key.split("/")[1]] = json.loads(data)
+        return found
+
     def verified(self, run: str, told: PipelineJob | None = None) -> Rendered:
         """Return a run that shall be started, after a look whether its job is the one that its name stands for.
 

@@ -9,6 +9,7 @@ from pi05.intervals import Interval
 from pi05.results import interval
 from pi05ctl.runs.comparison import Comparison, Pair, Subject
 from pi05ctl.spec.runspec import format_value
+from pi05ctl.views import tables
 
 RUNS_HEADER = ("RUN", "EVALUATION", "POLICY", "EPISODES", "SUCCESS ONCE", "AT END", "95 % INTERVAL", "STEPS TO SUCCESS")
 PAIRS_HEADER = (
@@ -28,8 +29,8 @@ def run_row(subject: Subject) -> tuple[str, ...]:
         found.progress,
         f"{100 * numbers['success_once']:.0f} %",
         f"{100 * numbers['success_at_end']:.0f} %",
-        percents(interval(numbers)),
-        steps(found.steps_to_success),
+        tables.percents(interval(numbers)),
+        tables.steps(found.steps_to_success),
     )
 
 
@@ -43,7 +44,7 @@ def pair_row(pair: Pair) -> tuple[str, ...]:
         f"{100 * pair.difference.value:+.0f}",
         f"{100 * pair.difference.low:+.0f} to {100 * pair.difference.high:+.0f}",
         f"{pair.p:.2g}",
-        steps(pair.steps, "+"),
+        tables.steps(pair.steps, "+"),
         pair.verdict,
     )
 
@@ -77,16 +78,6 @@ def comparison_json(found: Comparison) -> str:
         "remarks": list(found.remarks),
     }
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-
-
-def percents(ends: tuple[float, float] | None) -> str:
-    """Return an interval of a rate: `79 to 96 %`."""
-    return f"{100 * ends[0]:.0f} to {100 * ends[1]:.0f} %" if ends else ""
-
-
-def steps(found: Interval | None, sign: str = "") -> str:
-    """Return steps with their interval: `52 [48, 57]`."""
-    return f"{found.value:{sign}.0f} [{found.low:{sign}.0f}, {found.high:{sign}.0f}]" if found else ""
 
 
 def setting(value: Any) -> str:

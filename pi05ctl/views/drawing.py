@@ -4,7 +4,8 @@ Colours are classes, so that the page's style decides and light and dark both wo
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 from pi05ctl.stored.evaluations import Episode, Track
@@ -24,35 +25,89 @@ def curve(points: Points, label: str, beside: Points = (), held_out: Points = ()
         beside: Points of another run, drawn dashed under it.
         held_out: Points of the same run over what it never saw.
     """
-    values = [value for _, value in (*points, *beside, *held_out)]
-    logarithmic = min(values) > 0 and max(values) / min(values) >= 10
-    y_ticks = _decades(min(values), max(values)) if logarithmic else _ticks(min(0, *values), max(values))
-    last = max(step for step, _ in (*points[-1:], *beside))
-    x_ticks = _ticks(0, last)
-    scale = math.log10 if logarithmic else float
-    low, high = scale(min(y_ticks[0], min(values))), scale(max(y_ticks[-1], max(values)))
-    right = max(x_ticks[-1], last)
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = _LEFT + (_WIDTH - _LEFT - _RIGHT) * x / right
-        up = (scale(y) - low) / ((high - low) or 1)
-        return across, _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * up
-
-    def line(name: str, through: Points) -> str:
-        places = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in through))
-        return f'<polyline class="{name}" points="{places}"/>'
-
+    axes = _axes([*points, *beside, *held_out])
     parts = [
-        *(_y_tick(place(0, tick)[1], tick) for tick in y_ticks),
-        *(_x_tick(place(tick, values[0])[0], tick) for tick in x_ticks),
-        *([line("by-hand", beside)] if beside else []),
-        line("line", points),
-        *([line("held-out", held_out)] if held_out else []),
-        *(_hover(*place(*point), f"by hand, step {point[0]:,.0f}: {label} {point[1]:.4g}") for point in beside),
-        *(_hover(*place(*point), f"step {point[0]:,.0f}: {label} {point[1]:.4g}") for point in points),
-        *(_hover(*place(*point), f"step {point[0]:,.0f}: kept apart {point[1]:.4g}") for point in held_out),
+        *axes.ticks(),
+        *([axes.line("by-hand", beside)] if beside else []),
+        axes.line("line", points),
+        *([axes.line("held-out", held_out)] if held_out else []),
+        *(_hover(*axes.place(*point), f"by hand, step {point[0]:,.0f}: {label} {point[1]:.4g}") for point in beside),
+        *(_hover(*axes.place(*point), f"step {point[0]:,.0f}: {label} {point[1]:.4g}") for point in points),
+        *(_hover(*axes.place(*point), f"step {point[0]:,.0f}: kept apart {point[1]:.4g}") for point in held_out),
     ]
     return _svg(_WIDTH, _HEIGHT, f"{label} over training steps", parts)
+
+
+def curves(lines: Mapping[str, Points], label: str) -> str:
+    """Return lines of several runs over training steps, each of a class of its own, `line-0` and on.
+
+    Args:
+        lines: (step, value) by run, in the order of the steps; one at least has some.
+        label: What the values are.
+    """
+    axes = _axes([point for points in lines.values() for point in points])
+    drawn = [axes.line(f"line {shade(number)}", points) for number, points in enumerate(lines.values())]
+    hovers = [
+        _hover(*axes.place(*point), f"{run}, step {point[0]:,.0f}: {label} {point[1]:.4g}")
+        for run, points in lines.items()
+        for point in points
+    ]
+    return _svg(_WIDTH, _HEIGHT, f"{label} of {len(lines)} runs over training steps", [*axes.ticks(), *drawn, *hovers])
+
+
+def shade(number: int) -> str:
+    """Return the class of the n-th line; there are six, and then they come again."""
+    return f"line-{number % 6}"
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """Where values lie on the drawing.
+
+    Attributes:
+        steps, values: Where ticks are.
+        right: Step at the right edge.
+        low, high: At the lower and upper edge, as `scale` has them.
+        logarithmic: Whether values are drawn by their logarithm.
+    """
+
+    steps: Sequence[float]
+    values: Sequence[float]
+    right: float
+    low: float
+    high: float
+    logarithmic: bool
+
+    def place(self, step: float, value: float) -> tuple[float, float]:
+        """Return where a point is."""
+        across = _LEFT + (_WIDTH - _LEFT - _RIGHT) * step / self.right
+        up = (_scaled(value, self.logarithmic) - self.low) / ((self.high - self.low) or 1)
+        return across, _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * up
+
+    def line(self, name: str, through: Points) -> str:
+        """Return a line of a class through points."""
+        places = " ".join(f"{x:.1f},{y:.1f}" for x, y in (self.place(*point) for point in through))
+        return f'<polyline class="{name}" points="{places}"/>'
+
+    def ticks(self) -> list[str]:
+        """Return the ticks of both axes."""
+        across = [_x_tick(self.place(step, self.values[0])[0], step) for step in self.steps]
+        return [*(_y_tick(self.place(0, value)[1], value) for value in self.values), *across]
+
+
+def _axes(points: Points) -> _Axes:
+    """Return axes that all points fit in; values that span a factor of ten are drawn by their logarithm."""
+    found, last = [value for _, value in points], max(step for step, _ in points)
+    least, most = min(found), max(found)
+    logarithmic = least > 0 and most / least >= 10
+    values = _decades(least, most) if logarithmic else _ticks(min(0, least), most)
+    steps = _ticks(0, last)
+    low, high = (_scaled(end, logarithmic) for end in (min(values[0], least), max(values[-1], most)))
+    return _Axes(steps, values, max(steps[-1], last) or 1, low, high, logarithmic)
+
+
+def _scaled(value: float, logarithmic: bool) -> float:
+    return math.log10(value) if logarithmic else value
 
 
 def episodes(shown: Sequence[Episode]) -> list[str]:

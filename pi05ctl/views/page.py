@@ -4,7 +4,7 @@
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -25,6 +25,8 @@ from pi05ctl.views import published, sections
 from pi05ctl.views.sections import Report
 from pi05ctl.views.style import STYLE
 
+_OWN = ("index.html", "loss.png")
+"""Files of which a run has one."""
 _BY_HAND = "full"
 """The preset whose loss compares with that of the run by hand: the same model, batch and data."""
 
@@ -60,7 +62,7 @@ def copy(target: Target, run: str, name: str, folder: Path) -> Path | None:
     if target.storage.url.startswith("file://"):
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{run}{Path(name).suffix}"
+    path = folder / (f"{run}{Path(name).suffix}" if name in _OWN else name)
     path.write_bytes(target.storage.read(f"{RunPaths(run).root}/report/{name}"))
     return path
 
@@ -88,8 +90,13 @@ def gather(target: Target, run: str, now: float) -> Report:
         videos=_videos(target, evaluation, found) if evaluation and found else {},
         command=rendered.spec.command(),
         job_json=rendered.job_json.decode(),
-        written=time.strftime("%Y-%m-%d %H:%M", time.localtime(now)),
+        written=clock(now),
     )
+
+
+def clock(now: float) -> str:
+    """Return a moment as a page says it."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(now))
 
 
 def values(events: Iterable[Event], name: str) -> tuple[tuple[int, float], ...]:
@@ -117,8 +124,13 @@ def gpus(events: Iterable[Event]) -> tuple[Mapping[str, Any], ...]:
 def page(content: Report) -> str:
     """Return the page."""
     status = content.status
-    sentence = tasks.TASKS[status.task].sentence
-    parts = [
+    state = status.state + (f": {status.why}" if status.why else "")
+    return document(status.run, [tasks.TASKS[status.task].sentence], state, content.written, parts(content))
+
+
+def parts(content: Report) -> list[str]:
+    """Return the parts of the page; empty ones for what there is nothing to say of."""
+    return [
         sections.success(content),
         sections.failures(content.evaluation),
         sections.videos(content),
@@ -128,12 +140,24 @@ def page(content: Report) -> str:
         sections.runs(content.parts),
         sections.again(content),
     ]
+
+
+def document(title: str, sentences: Sequence[str], state: str, written: str, parts: Iterable[str]) -> str:
+    """Return a page that needs nothing else.
+
+    Args:
+        title: Of the page.
+        sentences: What it is about, below the title.
+        state: How that stands.
+        written: When.
+        parts: Of the page, in HTML; empty ones are left out.
+    """
+    about = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(status.run)}</title>'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{STYLE}</style></head>\n<body><header><h1>{escape(status.run)}</h1>"
-        f"<p>{escape(sentence)}</p><p class=quiet>{escape(status.state)}"
-        f"{escape(': ' + status.why) if status.why else ''} · written {escape(content.written)}</p></header>\n"
+        f"<style>{STYLE}</style></head>\n<body><header><h1>{escape(title)}</h1>{about}"
+        f"<p class=quiet>{escape(state)} · written {escape(written)}</p></header>\n"
         + "\n".join(part for part in parts if part)
         + "\n</body></html>\n"
     )

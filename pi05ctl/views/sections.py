@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from pi05.metrics import METRICS, written
-from pi05.results import FAILURES
+from pi05.results import FAILURES, interval
 from pi05ctl.runs.status import RunStatus
 from pi05ctl.stored.evaluations import Episode, Evaluation
 from pi05ctl.views import drawing, published, tables
@@ -76,22 +76,41 @@ def success(content: Report) -> str:
     """Return the rate, its interval, what it is of, and what others reach."""
     found = content.evaluation
     if found is None or not found.episodes:
-        return _section("Success", "<p>Not evaluated yet.</p>")
+        return section("Success", "<p>Not evaluated yet.</p>")
     if not found.complete:
-        return _section("Success", f"<p>Not evaluated yet: {found.progress} episodes are there.</p>")
-    rate, low, high = (found.metrics[name] for name in ("success_once", "wilson_low", "wilson_high"))
+        return section("Success", f"<p>Not evaluated yet: {found.progress} episodes are there.</p>")
+    rate, (low, high) = found.metrics["success_once"], interval(found.metrics) or (0.0, 1.0)
     total, subject = len(found.episodes), escape(found.subject)
     which = "replayed" if found.policy == "oracle" else "unseen"
     words = (
         f"{round(rate * total)} of {total} {which} episodes solved{f' by {subject}' if subject else ''}; "
-        f"95 % interval {100 * low:.0f} to {100 * high:.0f} % (Wilson). "
-        f"Still solved at the last step: {100 * found.metrics['success_at_end']:.0f} %."
+        f"95 % interval {100 * low:.0f} to {100 * high:.0f} % ({_made(found)}). "
+        f"Still solved at the last step: {100 * found.metrics['success_at_end']:.0f} %.{_time(found)}"
     )
-    ours = _rate("This run", "", f"{100 * rate:.0f} %", 100 * rate, (100 * low, 100 * high))
-    rows = [ours, *_others(content.status.task)]
+    ours = rated("This run", "", f"{100 * rate:.0f} %", 100 * rate, (100 * low, 100 * high))
+    rows = [ours, *others(content.status.task)]
     beside = f"<p class=quiet>{escape(_beside(found))}</p>"
-    return _section(
+    return section(
         "Success", f"<p class=big>{100 * rate:.0f} %</p><p>{words}</p><ul class=bars>{''.join(rows)}</ul>{beside}"
+    )
+
+
+def _made(found: Evaluation) -> str:
+    """Return how the interval of a rate was made."""
+    if found.until is None:
+        return "Wilson"
+    aim = f"exact; the evaluation was to end when it is {100 * found.until:g} points wide"
+    return aim if found.ended else f"{aim}, and came to its largest number of episodes first"
+
+
+def _time(found: Evaluation) -> str:
+    """Return when episodes were solved."""
+    steps = found.steps_to_success
+    if steps is None:
+        return ""
+    return (
+        f" Half of the solved ones were so after {steps.value:.0f} steps or fewer, "
+        f"95 % interval {steps.low:.0f} to {steps.high:.0f}."
     )
 
 
@@ -106,7 +125,7 @@ def failures(found: Evaluation | None) -> str:
     ]
     failed = sum(found.failures.values())
     words = f"<p>{failed} of {total} episodes; the bars are shares of all {total}.</p>"
-    return _section("Where it failed", f"{words}<ul class=bars>{''.join(rows)}</ul>")
+    return section("Where it failed", f"{words}<ul class=bars>{''.join(rows)}</ul>")
 
 
 def videos(content: Report) -> str:
@@ -125,7 +144,7 @@ def videos(content: Report) -> str:
         "<p class=quiet>What the cameras of base and hand see, failures first. The bar shows how far the episode is; "
         "it is green where the task is solved.</p>"
     )
-    return _section("Videos", f"{words}<div class=films>{figures}</div>")
+    return section("Videos", f"{words}<div class=films>{figures}</div>")
 
 
 def training(content: Report) -> str:
@@ -145,7 +164,7 @@ def training(content: Report) -> str:
         )
     legend = f"<p class=quiet>{'; '.join(['<b class=line-key>this run</b>', *beside])}.</p>" if beside else ""
     curve = drawing.curve(content.losses, "loss", content.by_hand, content.held_out)
-    return _section("Loss", f"{legend}{curve}<p class=quiet>{words}</p>")
+    return section("Loss", f"{legend}{curve}<p class=quiet>{words}</p>")
 
 
 def speed(content: Report) -> str:
@@ -159,7 +178,7 @@ def speed(content: Report) -> str:
     gpus = "".join("<tr>" + "".join(f"<td>{escape(str(gpu.get(name, '')))}" for name in _GPU) for gpu in content.gpus)
     head = "".join(f"<th>{words}" for words in _GPU.values())
     table = f"<div class=scroll><table><tr>{head}{gpus}</table></div>" if gpus else ""
-    return _section("Speed", f"<div class=scroll><table>{rows}</table></div>{table}")
+    return section("Speed", f"<div class=scroll><table>{rows}</table></div>{table}")
 
 
 def episodes(shown: Sequence[Episode]) -> str:
@@ -184,7 +203,7 @@ def episodes(shown: Sequence[Episode]) -> str:
     head = "<tr><th>Seed<th>Outcome<th>At end<th>First solved at step<th>Steps"
     table = f"<div class=scroll><table>{head}{rows}</table></div>"
     folded = f"<details><summary>All {len(shown)} episodes</summary>{table}</details>"
-    return _section("Episodes", (legend + f"<div class=grid-of>{figures}</div>" if drawn else "") + folded)
+    return section("Episodes", (legend + f"<div class=grid-of>{figures}</div>" if drawn else "") + folded)
 
 
 def runs(parts: Sequence[RunStatus]) -> str:
@@ -195,7 +214,7 @@ def runs(parts: Sequence[RunStatus]) -> str:
         for part in parts
     )
     head = "<tr><th>Run<th>State<th>Progress<th>Time each<th>Result"
-    return _section("Runs", f"<div class=scroll><table>{head}{rows}</table></div>")
+    return section("Runs", f"<div class=scroll><table>{head}{rows}</table></div>")
 
 
 def again(content: Report) -> str:
@@ -208,7 +227,7 @@ def again(content: Report) -> str:
         rows.append(("Environment seeds", f"{min(seeds)} to {max(seeds)}"))
     facts = "".join(f"<tr><td>{escape(words)}<td>{escape(str(value))}" for words, value in rows)
     changed = "".join(f"<li>{escape(words)}" for part in content.parts for words in part.changed)
-    return _section(
+    return section(
         "Again",
         f"<pre>{escape(content.command)}</pre>"
         + (f"<p>When it was resumed, it went on with other settings:</p><ul>{changed}</ul>" if changed else "")
@@ -217,14 +236,14 @@ def again(content: Report) -> str:
     )
 
 
-def _others(task: str) -> list[str]:
+def others(task: str) -> list[str]:
     """Return what others reach on a task, and the two ends that are ours: the aim and the demonstrations."""
     reported = [
-        _rate(anchor.name, anchor.remark(task), f"{anchor.rates[task]:g} %", anchor.rates[task])
+        rated(anchor.name, anchor.remark(task), f"{anchor.rates[task]:g} %", anchor.rates[task])
         for anchor in published.of(task)
     ]
-    aim = _rate("Aim", "of a full Pi0.5 run", f"{published.AIM[task]:g} %", published.AIM[task])
-    oracle = _rate("Demonstrations", "replayed through the evaluation", f"{published.ORACLE} %", published.ORACLE)
+    aim = rated("Aim", "of a full Pi0.5 run", f"{published.AIM[task]:g} %", published.AIM[task])
+    oracle = rated("Demonstrations", "replayed through the evaluation", f"{published.ORACLE} %", published.ORACLE)
     return [*reported, aim, oracle]
 
 
@@ -242,15 +261,16 @@ def _beside(found: Evaluation) -> str:
     return text
 
 
-def _rate(name: str, note: str, value: str, rate: float, interval: tuple[float, float] | None = None) -> str:
-    """Return one row of the comparison; ours has its interval drawn."""
-    if interval is None:
+def rated(name: str, note: str, value: str, rate: float, ends: tuple[float, float] | None = None) -> str:
+    """Return one row of rates in %; ours has its interval drawn."""
+    if ends is None:
         return _bar(name, note, value, rate, "theirs")
-    low, high = interval
+    low, high = ends
     marks = (
         f'<i class=range style="left:{low:.1f}%;width:{high - low:.1f}%"></i><i class=dot style="left:{rate:.1f}%"></i>'
     )
-    return f"<li class=ours><span>{escape(name)}</span><span class=track>{marks}</span><span>{value}</span></li>"
+    small = f" <small>{escape(note)}</small>" if note else ""
+    return f"<li class=ours><span>{escape(name)}{small}</span><span class=track>{marks}</span><span>{value}</span></li>"
 
 
 def _bar(name: str, note: str, value: str, share: float, kind: str) -> str:
@@ -262,7 +282,8 @@ def _bar(name: str, note: str, value: str, share: float, kind: str) -> str:
     )
 
 
-def _section(title: str, body: str) -> str:
+def section(title: str, body: str) -> str:
+    """Return a part of a page under its title."""
     return f"<section><h2>{escape(title)}</h2>{body}</section>"
 
 

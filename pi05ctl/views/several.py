@@ -1,9 +1,11 @@
 """Several runs -> what is known of each, and one page about all. Reads storage through a target, as page.py does."""
 
 import contextlib
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pi05 import tasks
 from pi05.config import AnyJob, EvalJob
 from pi05.results import interval
 from pi05ctl.errors import TargetError, UsageError
@@ -14,7 +16,7 @@ from pi05ctl.runs.target import Target
 from pi05ctl.spec.render import PipelineJob
 from pi05ctl.stored import evaluations
 from pi05ctl.stored.evaluations import Evaluation
-from pi05ctl.views import page
+from pi05ctl.views import page, together
 from pi05ctl.views.sections import Report
 
 
@@ -24,6 +26,48 @@ class Known:
 
     report: Report
     subject: Subject | None
+
+
+def write(target: Target, runs: Sequence[str], now: float) -> str:
+    """Write one page about several runs, beside the report of the first, and return its address.
+
+    Raises:
+        UsageError: One of them is of demonstrations.
+    """
+    known = [gather(target, run, now) for run in runs]
+    return page.publish(target, runs[0], name_of(runs), content(known, page.clock(now)).encode())
+
+
+def name_of(runs: Sequence[str]) -> str:
+    """Return the file name of the page about these runs."""
+    return f"{len(runs)}-runs-{hashlib.sha256(' '.join(runs).encode()).hexdigest()[:6]}.html"
+
+
+def content(known: Sequence[Known], written: str) -> str:
+    """Return the page: rates and comparison of each task's runs, curves side by side, and each run by itself."""
+    reports = [one.report for one in known]
+    of_task = {task: [one for one in known if one.report.status.task == task] for task in tasks.TASKS}
+    parts = [part for task, some in of_task.items() if some for part in _of_task(task, some)]
+    losses = {one.status.run: one.losses for one in reports}
+    kept_apart = {one.status.run: one.held_out for one in reports}
+    parts += [together.curves("Loss", "loss", losses), together.curves("Loss kept apart", "loss", kept_apart)]
+    parts += [together.alone(one, page.parts(one)) for one in reports]
+    names = ", ".join(one.status.run for one in reports)
+    states = ", ".join(dict.fromkeys(one.status.state for one in reports))
+    return page.document(f"{len(reports)} runs", [names], states, written, parts)
+
+
+def _of_task(task: str, known: Sequence[Known]) -> Iterator[str]:
+    """Yield what a page says of the runs of one task."""
+    yield together.success(task, [one.report for one in known])
+    found = [one.subject for one in known if one.subject is not None]
+    if len(found) > 1:
+        try:
+            yield together.compared(comparison.compare(found))
+        except UsageError as error:
+            yield together.refused(task, str(error))
+    courses = {one.run: tuple((rate.step, 100 * rate.rate) for rate in one.course) for one in found}
+    yield together.curves("Success over training steps", "success in %", courses)
 
 
 def subjects(target: Target, runs: Sequence[str], now: float) -> list[Subject]:
@@ -54,7 +98,7 @@ def gather(target: Target, run: str, now: float) -> Known:
         task=report.status.task,
         evaluated=evaluated,
         evaluation=report.evaluation,
-        settings=comparison.settings(_jobs(target, evaluated, train)),
+        settings=comparison.settings(job.model_dump(mode="json") for job in _jobs(target, evaluated, train)),
         losses=report.losses,
         held_out=report.held_out,
         course=_course(target, train, report.evaluation) if train else (),

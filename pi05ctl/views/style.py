@@ -40,6 +40,10 @@ video { display: block; width: 100%; aspect-ratio: 448 / 230; background: #111 }
 .by-hand { fill: none; stroke: var(--goal); stroke-width: 1.5; stroke-dasharray: 5 4; stroke-linejoin: round }
 .held-out { fill: none; stroke: var(--good); stroke-width: 1.5; stroke-linejoin: round }
 .held-out-key { color: var(--good) } .line-key { color: var(--accent) } .by-hand-key { color: var(--goal) }
+.line-1 { stroke: var(--goal) } .line-2 { stroke: var(--good) } .line-3 { stroke: var(--bad) }
+.line-4 { stroke: var(--quiet) } .line-5 { stroke: var(--ink) }
+.keys b { margin-right: 1rem; padding-left: 1.6rem; border-image: none; position: relative; font-weight: 500 }
+.keys svg { position: absolute; left: 0; top: .3rem; width: 1.2rem }
 .hover { fill: transparent } .hover:hover { fill: var(--accent) }
 .tcp { fill: none; stroke: var(--quiet); stroke-width: 1; opacity: .7 } .tcp-key { color: var(--quiet) }
 .object { fill: none; stroke: var(--accent); stroke-width: 2 } .object-key { color: var(--accent) }

@@ -1,22 +1,24 @@
 """RunStatus and results -> tables and JSON. Pure: no disk, no clock, no terminal."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pi05 import tasks
+from pi05.results import interval
+from pi05ctl.runs.pooling import Pool
 from pi05ctl.runs.status import RunStatus, success
 from pi05ctl.stored.evaluations import Evaluation
 from pi05ctl.views import published
 
 HEADER = ("RUN", "TASK", "KIND", "STATE", "PROGRESS", "SPEED", "METRIC", "LEFT", "AGE", "WHY")
 RESULTS_HEADER = (
-    *("TASK", "RUN", "POLICY", "EPISODES", "SUCCESS ONCE", "AT END", "95 % INTERVAL"),
-    *("FAILED", "OTHERS REPORT", "AIM"),
+    *("TASK", "RUN", "POLICY", "TRAININGS", "EPISODES", "SUCCESS ONCE", "AT END", "95 % INTERVAL"),
+    *("STEPS TO SUCCESS", "FAILED", "OTHERS REPORT", "AIM"),
 )
 POLICIES_HEADER = ("TASK", "SUCCESS", "95 % INTERVAL", "EPISODES", "CHECKPOINT", "STATE", "RUN", "WHY")
-_DROP = ("OTHERS REPORT", "FAILED", "AT END", "TASK", "KIND", "SPEED", "AGE", "METRIC", "LEFT")
+_DROP = ("OTHERS REPORT", "FAILED", "STEPS TO SUCCESS", "AT END", "TASK", "KIND", "SPEED", "AGE", "METRIC", "LEFT")
 """Columns that a narrow terminal does without, in this order; task and kind are in the run's name anyway."""
 _COLOURS = {
     "Running": "32",
@@ -31,18 +33,23 @@ _COLOURS = {
 
 @dataclass(frozen=True)
 class Result:
-    """What one finished evaluation found.
+    """What one finished evaluation found, or several of one recipe that differ in the training seed.
 
     Attributes:
         task: Name of the task.
-        run: The evaluation.
+        run: The evaluation; of several the newest.
         policy: `checkpoint 2400`, `oracle` or `untrained`; with `, no camera` when it does not see.
         train_run: Whose checkpoint it was.
-        metrics: success_once, success_at_end, wilson_low, wilson_high, episodes; empty while episodes are missing.
+        metrics: success_once, success_at_end, episodes and, of one, the ends of its interval; empty while episodes are
+            missing. Of several the means.
+        interval: Of success_once, 95 %; of several over episodes and trainings.
+        steps_to_success: Median and its interval, in control steps; of several the mean and range of their medians.
         episodes: How many there are: `50`, or `31 of 50` while some are missing.
         failures: How many failed where.
         others: What other methods report on the task, in %.
         aim: Of a full run, in %.
+        runs: All of them.
+        seeds: success_once by training seed, where there are several.
     """
 
     task: str
@@ -50,10 +57,14 @@ class Result:
     policy: str
     train_run: str | None
     metrics: dict[str, float]
+    interval: tuple[float, float] | None
+    steps_to_success: tuple[float, float, float] | None
     episodes: str
     failures: dict[str, int]
     others: dict[str, float]
     aim: float
+    runs: tuple[str, ...]
+    seeds: dict[int, float]
 
 
 @dataclass(frozen=True)
@@ -184,25 +195,30 @@ def submissions_json(submissions: Iterable[tuple[str, str]], storage: str) -> st
     return _json([{"run": run, "outcome": outcome, "writes": f"{storage}/runs/{run}"} for run, outcome in submissions])
 
 
-def results(found: Iterable[tuple[RunStatus, Evaluation]]) -> list[Result]:
+def results(found: Iterable[Pool]) -> list[Result]:
     """Return what finished evaluations found, in the order of the task table and the newest first."""
     order = list(tasks.TASKS)
-    rows = sorted(found, key=lambda item: (order.index(item[0].task), -(item[0].created or 0.0)))
-    return [
-        Result(
-            task=status.task,
-            run=status.run,
-            policy=evaluation.subject + (", no camera" if evaluation.blind else ""),
-            train_run=status.train_run,
-            metrics=evaluation.metrics,
-            episodes=evaluation.progress,
-            failures=evaluation.failures,
-            others={anchor.name: anchor.rates[status.task] for anchor in published.of(status.task)},
-            aim=published.AIM[status.task],
-        )
-        for status, evaluation in rows
-        if evaluation.episodes
-    ]
+    rows = sorted(found, key=lambda pool: (order.index(pool.newest.status.task), -(pool.newest.status.created or 0.0)))
+    return [_result(pool) for pool in rows if pool.newest.evaluation.episodes]
+
+
+def _result(pool: Pool) -> Result:
+    status, evaluation = pool.newest.status, pool.newest.evaluation
+    return Result(
+        task=status.task,
+        run=status.run,
+        policy=evaluation.subject + (", no camera" if evaluation.blind else ""),
+        train_run=status.train_run,
+        metrics=pool.metrics,
+        interval=pool.interval,
+        steps_to_success=pool.steps_to_success,
+        episodes=evaluation.progress,
+        failures=pool.failures,
+        others={anchor.name: anchor.rates[status.task] for anchor in published.of(status.task)},
+        aim=published.AIM[status.task],
+        runs=tuple(one.status.run for one in pool.members),
+        seeds=pool.rates,
+    )
 
 
 def result_rows(found: Sequence[Result]) -> list[tuple[str, ...]]:
@@ -215,20 +231,26 @@ def result_rows(found: Sequence[Result]) -> list[tuple[str, ...]]:
 
 def result_row(result: Result) -> tuple[str, ...]:
     """Return a result as the cells under RESULTS_HEADER."""
-    numbers = result.metrics
-    low, high = numbers.get("wilson_low"), numbers.get("wilson_high")
+    numbers, count = result.metrics, len(result.runs)
     return (
         result.task,
-        result.run,
+        result.run + (f" and {count - 1} more" if count > 1 else ""),
         result.policy,
-        result.episodes,
+        f"{count}: {_range(result.seeds)}" if result.seeds else "",
+        f"{count} x {result.episodes}" if count > 1 else result.episodes,
         _percent(numbers.get("success_once")),
         _percent(numbers.get("success_at_end")),
-        f"{100 * low:.0f} to {100 * high:.0f} %" if low is not None and high is not None else "",
+        percents(result.interval),
+        steps(result.steps_to_success),
         ", ".join(f"{count} {name}" for name, count in result.failures.items()),
         published.short(result.task),
         f"{result.aim:g} %",
     )
+
+
+def _range(rates: Mapping[int, float]) -> str:
+    """Return from where to where success goes over training seeds."""
+    return f"{100 * min(rates.values()):.0f} to {100 * max(rates.values()):.0f} %"
 
 
 def _no_result(task: str) -> tuple[str, ...]:
@@ -261,11 +283,10 @@ def _without_result(status: RunStatus) -> str:
 
 def policy_row(found: Policy) -> tuple[str, ...]:
     """Return a policy as the cells under POLICIES_HEADER."""
-    low, high = found.metrics.get("wilson_low"), found.metrics.get("wilson_high")
     return (
         found.task,
         _percent(found.metrics.get("success_once")),
-        f"{100 * low:.0f} to {100 * high:.0f} %" if low is not None and high is not None else "",
+        percents(interval(found.metrics)),
         f"{found.metrics['episodes']:.0f}" if "episodes" in found.metrics else "",
         "" if found.checkpoint is None else str(found.checkpoint),
         found.state,
@@ -282,6 +303,16 @@ def policies_json(found: Sequence[Policy]) -> str:
 def results_json(found: Sequence[Result]) -> str:
     """Return the results as a JSON list."""
     return _json([asdict(result) for result in found])
+
+
+def steps(found: tuple[float, float, float] | None, sign: str = "") -> str:
+    """Return a number of control steps with its interval: `52 [48, 57]`."""
+    return "" if found is None else f"{found[0]:{sign}.0f} [{found[1]:{sign}.0f}, {found[2]:{sign}.0f}]"
+
+
+def percents(ends: tuple[float, float] | None) -> str:
+    """Return the interval of a rate: `79 to 96 %`."""
+    return "" if ends is None else f"{100 * ends[0]:.0f} to {100 * ends[1]:.0f} %"
 
 
 def _percent(rate: float | None) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from pi05ctl.spec.runspec import RunSpec
 from pi05ctl.spec.settings import Settings
 from pi05ctl.stored.evaluations import Episode, Evaluation
 from pi05ctl.views import beside
+from tests.fast.test_ctl_page import Checker
 
 SIMULATOR = "mani_skill 3.0.1, sapien 3.0.3"
 
@@ -72,7 +74,7 @@ def test_every_other_run_is_compared_with_the_first_and_all_hold_together():
 
 def test_time_to_success_is_compared_over_the_seeds_that_both_solved():
     slow = subject("b", "s" * 20)
-    later = tuple(replace(one, first_success_step=one.first_success_step + 5) for one in slow.evaluation.episodes)
+    later = tuple(replace(one, first_success_step=45 + n) for n, one in enumerate(slow.evaluation.episodes))
     (pair,) = compare(
         [subject("a", "s" * 20), replace(slow, evaluation=Evaluation(later, settings={"limit": 150}))]
     ).pairs
@@ -248,3 +250,50 @@ def test_a_policy_that_sees_is_marked_beside_one_that_does_not(house, capsys):
 def test_a_sentence_says_the_gap_with_its_interval():
     (pair,) = compare([subject("a", "s" * 60 + "-" * 40), subject("b", "s" * 90 + "-" * 10)]).pairs
     assert beside.sentence(pair).startswith("b is better than a, as far as these seeds tell: +30 points [+21, +39]")
+
+
+def test_a_page_tells_several_runs_side_by_side(house, capsys):
+    one, two = house.evaluate("s" * 10 + "-" * 10), house.evaluate("s" * 19 + "-", **{"train.seed": 1})
+    assert cli.run(["report", one, two]) == 0
+    url = capsys.readouterr().out.strip()
+    page = Path(url.removeprefix("file://")).read_text()
+    checker = Checker()
+    checker.feed(page)
+    assert (checker.open, checker.links) == ([], [])
+    for text in (
+        f"{two} is better than {one}, as far as these seeds tell: +45 points",
+        "RDT-1B",
+        "train.seed01",
+        "McNemar",
+        f"Of {one}, {two} nobody wrote down",
+        "19 of 20 unseen episodes solved by checkpoint 2400",
+    ):
+        assert text in checker.words
+    assert page.count('<polyline class="line line-1"') == 2, "a key and a curve"
+    assert cli.run(["compare", one, two, "--page"]) == 0
+    assert url in capsys.readouterr().out
+
+
+def test_a_page_about_several_tasks_compares_none_of_them(house, capsys):
+    one = house.evaluate("s-" * 5)
+    lonely = house.keep("train", **{"train.seed": 7}).run
+    house.evaluate("s" * 8, **{"eval.first_seed": 1_000_500})
+    assert cli.run(["report", one, lonely]) == 0
+    page = Path(capsys.readouterr().out.strip().removeprefix("file://")).read_text()
+    assert "not evaluated yet" in page
+    assert "Over the same seeds" not in page
+
+
+def test_results_pool_what_storage_says_differs_in_the_training_seed(house, capsys):
+    runs = [
+        house.evaluate(solved, **{"train.seed": n}) for n, solved in enumerate(("s" * 18 + "--", "s" * 16 + "----"))
+    ]
+    house.evaluate("s-" * 10, **{"train.steps": 600})
+    assert cli.run(["results", "-o", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [sorted(row["runs"]) == sorted(runs) for row in told].count(True) == 1
+    assert [row["seeds"] for row in told if len(row["runs"]) == 2] == [{"0": 0.9, "1": 0.8}]
+    assert cli.run(["results", "--each"]) == 0
+    assert capsys.readouterr().out.count("eval-pushcube") == 3
+    assert cli.run(["results"]) == 0
+    assert "2: 80 to 90 %" in capsys.readouterr().out

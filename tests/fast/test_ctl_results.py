@@ -7,8 +7,9 @@ import pytest
 
 from pi05 import tasks
 from pi05.errors import DataError
-from pi05.intervals import wilson
+from pi05.intervals import pooled, wilson
 from pi05.storage import FileStorage
+from pi05ctl.runs.pooling import Finished, pools
 from pi05ctl.runs.status import RunStatus
 from pi05ctl.stored import evaluations
 from pi05ctl.stored.evaluations import Evaluation
@@ -107,29 +108,72 @@ def status(task: str, run: str, created: float) -> RunStatus:
     return RunStatus(run=run, task=task, kind="eval", state="Done", created=created, train_run=f"train-{task}-1")
 
 
+def alone(*found: tuple[RunStatus, Evaluation]) -> list[tables.Result]:
+    """Return the results of evaluations of which none has another training seed of its recipe."""
+    return tables.results(pools(Finished(status, evaluation) for status, evaluation in found))
+
+
 def test_the_table_is_by_task_and_the_newest_first(storage):
     write(storage, 0, {"policy": "oracle", "episodes": [episode(n, n > 4) for n in range(50)]})
     found = evaluations.read(storage, RUN)
-    rows = tables.results(
-        [
-            (status("pullcube", "c", 1.0), found),
-            (status("pickcube", "a", 1.0), found),
-            (status("pullcube", "b", 2.0), found),
-            (status("pullcube", "empty", 3.0), Evaluation(())),
-            (status("pushcube", "part", 1.0), replace(found, total=60)),
-        ]
+    rows = alone(
+        (status("pullcube", "c", 1.0), found),
+        (status("pickcube", "a", 1.0), found),
+        (status("pullcube", "b", 2.0), found),
+        (status("pullcube", "empty", 3.0), Evaluation(())),
+        (status("pushcube", "part", 1.0), replace(found, total=60)),
     )
     assert [row.run for row in rows] == ["a", "part", "b", "c"]
-    push, pick = ("", "RDT 100, DP 88, Pi0 70", "98 %"), ("", "RDT 77, DP 40, Pi0 2.5, by hand 0", "90 %")
-    assert tables.result_row(rows[1]) == ("pushcube", "part", "oracle", "50 of 60", "", "", "", *push)
-    assert tables.result_row(rows[0]) == ("pickcube", "a", "oracle", "50", "90 %", "90 %", "79 to 96 %", *pick)
+    push, pick = ("", "", "RDT 100, DP 88, Pi0 70", "98 %"), ("", "", "RDT 77, DP 40, Pi0 2.5, by hand 0", "90 %")
+    assert tables.result_row(rows[1]) == ("pushcube", "part", "oracle", "", "50 of 60", "", "", "", *push)
+    assert tables.result_row(rows[0]) == ("pickcube", "a", "oracle", "", "50", "90 %", "90 %", "79 to 96 %", *pick)
     assert json.loads(tables.results_json(rows))[0]["others"]["RDT-1B"] == 77
     assert json.loads(tables.results_json(rows))[0]["metrics"]["success_once"] == 0.9
 
 
+def trained(run: str, seed: int | None, solved: int, created: float = 1.0, **settings: object) -> Finished:
+    """Return an evaluation on 100 seeds of a training of one recipe."""
+    episodes = tuple(
+        evaluations.Episode(n, n < solved, n < solved, 40 + seed if seed and n < solved else None, 150)
+        for n in range(100)
+    )
+    told = {"train.steps": 2400, "eval.until": None, **settings} | ({} if seed is None else {"train.seed": seed})
+    return Finished(status("pickcube", run, created), Evaluation(episodes, "checkpoint", 2400), told)
+
+
+def test_training_seeds_are_one_line_with_their_mean_and_range():
+    found = tables.results(pools([trained("a", 0, 95, 1.0), trained("b", 1, 90, 2.0), trained("c", 2, 85, 3.0)]))
+    (row,) = map(tables.result_row, found)
+    assert row[1:8] == ("c and 2 more", "checkpoint 2400", "3: 85 to 95 %", "3 x 100", "90 %", "90 %", "76 to 100 %")
+    assert row[8] == "42 [41, 42]", "mean and range of the medians; the first says none"
+    told = json.loads(tables.results_json(found))[0]
+    assert (told["runs"], told["seeds"]) == (["c", "b", "a"], {"0": 0.95, "1": 0.9, "2": 0.85})
+    assert told["interval"] == pytest.approx([pooled([0.95, 0.9, 0.85], 100).low, 1.0], abs=0.01)
+    assert told["metrics"] == pytest.approx({"success_once": 0.9, "success_at_end": 0.9, "episodes": 100})
+
+
+def test_only_what_differs_in_the_training_seed_alone_is_pooled():
+    same, seed = trained("a", 0, 90), trained("b", 1, 90)
+    for other in (
+        trained("c", 1, 90, **{"train.steps": 1200}),
+        trained("c", None, 90),
+        replace(seed, evaluation=replace(seed.evaluation, step=1200)),
+        replace(seed, evaluation=replace(seed.evaluation, policy="untrained")),
+        replace(seed, status=replace(seed.status, task="pullcube")),
+        replace(seed, evaluation=replace(seed.evaluation, total=200)),
+    ):
+        assert [len(pool.members) for pool in pools([same, other])] == [1, 1]
+    assert [len(pool.members) for pool in pools([same, seed])] == [2]
+
+
+def test_a_training_that_was_repeated_counts_once():
+    (pool,) = pools([trained("a", 0, 90, 1.0), trained("again", 0, 90, 2.0), trained("b", 1, 80, 1.0)])
+    assert [one.status.run for one in pool.members] == ["again", "b"]
+
+
 def test_every_task_is_in_the_table(storage):
     write(storage, 0, {"policy": "oracle", "episodes": [episode(1, True)]})
-    rows = tables.result_rows(tables.results([(status("pullcube", "c", 1.0), evaluations.read(storage, RUN))]))
+    rows = tables.result_rows(alone((status("pullcube", "c", 1.0), evaluations.read(storage, RUN))))
     assert [row[0] for row in rows] == list(tasks.TASKS)
     assert {len(row) for row in rows} == {len(tables.RESULTS_HEADER)}
     assert [row[1] for row in rows] == ["none yet", "none yet", "none yet", "c", "none yet", "none yet"]
@@ -143,8 +187,8 @@ def test_failures_are_counted_in_the_order_of_a_success(storage):
     )
     found = evaluations.read(storage, RUN)
     assert list(found.failures.items()) == [("never grasped", 1), ("dropped", 2), ("lost in space", 1)]
-    row = tables.results([(status("pullcube", "c", 1.0), found)])[0]
-    assert tables.result_row(row)[7] == "1 never grasped, 2 dropped, 1 lost in space"
+    row = alone((status("pullcube", "c", 1.0), found))[0]
+    assert tables.result_row(row)[9] == "1 never grasped, 2 dropped, 1 lost in space"
     assert row.policy == "untrained 5, no camera"
 
 
