@@ -98,7 +98,7 @@ def narrow(solved: Iterable[bool], width: float) -> int | None:
     """Return after how many episodes, in their order, the limits are no further apart than `width`; None: never.
 
     Looking after each episode and ending at the first good look makes limits for a fixed number err too often: here
-    Clopper and Pearson's of 95 % would err in up to 6.6 %. So the limits of SEQUENTIAL are used. That they, reported
+    Clopper and Pearson's of 95 % would err in up to 6.5 %. So the limits of SEQUENTIAL are used. That they, reported
     when the evaluation ends, here or at its largest number of episodes, cover the true rate in at least 95 % of
     evaluations, is no theorem but was computed, over all paths, for widths from 0.05 to 0.5, every largest number tried
     and every rate (docs/decisions.md; a test does it for some). It holds for the rule that was chosen beforehand, not

@@ -238,6 +238,9 @@ def _remarks(subjects: Sequence[Subject], pairs: Sequence[Pair]) -> Iterable[str
                 yield f"{names} are policies of other conventions: convention.{name} is {one} and {two}"
         if first.evaluation.policy != other.evaluation.policy:
             yield f"{names} are not of one kind: {first.evaluation.subject} and {other.evaluation.subject}"
+        one, two = (subject.evaluation.settings.get("renderer") for subject in (first, other))
+        if one and two and one != two and "none" not in (one, two):
+            yield f"{names} saw images of different renderers: {one} and {two}"
         numbers = len(first.solved), len(other.solved)
         if pair.seeds < max(numbers):
             yield f"{names} have {pair.seeds} seeds in common, of {numbers[0]} and {numbers[1]}; only these are paired"

@@ -60,13 +60,15 @@ def content(known: Sequence[Known], written: str) -> str:
 def _of_task(task: str, known: Sequence[Known]) -> Iterator[str]:
     """Yield what a page says of the runs of one task."""
     yield together.success(task, [one.report for one in known])
-    found = [one.subject for one in known if one.subject is not None]
+    found: dict[str, Subject] = {}
+    for subject in (one.subject for one in known if one.subject is not None):
+        found.setdefault(subject.evaluated, subject)  # a training and its own evaluation are one number
     if len(found) > 1:
         try:
-            yield together.compared(comparison.compare(found))
+            yield together.compared(comparison.compare(list(found.values())))
         except UsageError as error:
             yield together.refused(task, str(error))
-    courses = {one.run: tuple((rate.step, 100 * rate.rate) for rate in one.course) for one in found}
+    courses = {one.run: tuple((rate.step, 100 * rate.rate) for rate in one.course) for one in found.values()}
     yield together.curves("Success over training steps", "success in %", courses)
 
 

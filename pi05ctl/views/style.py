@@ -42,7 +42,7 @@ video { display: block; width: 100%; aspect-ratio: 448 / 230; background: #111 }
 .held-out-key { color: var(--good) } .line-key { color: var(--accent) } .by-hand-key { color: var(--goal) }
 .line-1 { stroke: var(--goal) } .line-2 { stroke: var(--good) } .line-3 { stroke: var(--bad) }
 .line-4 { stroke: var(--quiet) } .line-5 { stroke: var(--ink) }
-.keys b { margin-right: 1rem; padding-left: 1.6rem; border-image: none; position: relative; font-weight: 500 }
+.keys b { margin-right: 1rem; padding-left: 1.6rem; position: relative; font-weight: 500 }
 .keys svg { position: absolute; left: 0; top: .3rem; width: 1.2rem }
 .hover { fill: transparent } .hover:hover { fill: var(--accent) }
 .tcp { fill: none; stroke: var(--quiet); stroke-width: 1; opacity: .7 } .tcp-key { color: var(--quiet) }

@@ -18,7 +18,10 @@ RESULTS_HEADER = (
     *("STEPS TO SUCCESS", "FAILED", "OTHERS REPORT", "AIM"),
 )
 POLICIES_HEADER = ("TASK", "SUCCESS", "95 % INTERVAL", "EPISODES", "CHECKPOINT", "STATE", "RUN", "WHY")
-_DROP = ("OTHERS REPORT", "FAILED", "STEPS TO SUCCESS", "AT END", "TASK", "KIND", "SPEED", "AGE", "METRIC", "LEFT")
+_DROP = (
+    *("OTHERS REPORT", "FAILED", "STEPS TO SUCCESS", "AT END", "TASK", "KIND", "SPEED", "AGE", "METRIC", "LEFT"),
+    *("AGAINST", "STEPS", "BOTH", "NEITHER", "EVALUATION"),
+)
 """Columns that a narrow terminal does without, in this order; task and kind are in the run's name anyway."""
 _COLOURS = {
     "Running": "32",

@@ -22,6 +22,7 @@ from pi05ctl.views import beside
 from tests.fast.test_ctl_page import Checker
 
 SIMULATOR = "mani_skill 3.0.1, sapien 3.0.3"
+SAME = {"limit": 150, "simulator": SIMULATOR, "renderer": "lavapipe 25.0.7"}
 
 
 def evaluation(solved: str, first: int = 1_000_000, **settings: Any) -> Evaluation:
@@ -30,7 +31,7 @@ def evaluation(solved: str, first: int = 1_000_000, **settings: Any) -> Evaluati
         Episode(first + n, letter == "s", letter == "s", 40 + n if letter == "s" else None, 150)
         for n, letter in enumerate(solved)
     ]
-    return Evaluation(tuple(episodes), "checkpoint", 2400, settings={"limit": 150, "simulator": SIMULATOR, **settings})
+    return Evaluation(tuple(episodes), "checkpoint", 2400, settings={**SAME, **settings})
 
 
 def subject(run: str, solved: str, task: str = "pushcube", **settings: Any) -> Subject:
@@ -119,6 +120,7 @@ def test_what_cannot_be_paired_is_refused_with_both_values(run: Subject, message
         ),
         (other(solved="s-" * 5), "have 10 seeds in common, of 20 and 10; only these are paired"),
         (other(settings={"simulator": ""}), "of b nobody wrote down the version of ManiSkill"),
+        (other(settings={"renderer": "NVIDIA 570"}), "images of different renderers: lavapipe 25.0.7 and NVIDIA 570"),
         (
             replace(other(), evaluation=replace(evaluation("s-" * 10), policy="untrained")),
             "checkpoint 2400 and untrained",

@@ -285,6 +285,26 @@ def test_a_curve_stays_inside_its_frame(points):
     assert all(0 <= y <= height for y in ticks)
 
 
+def test_runs_have_a_line_each_in_one_scale():
+    runs = {"a": [(1, 1.2), (2400, 0.02)], "b": [(1, 1.1), (1200, 0.3)], "c": [(1, 1.0)]}
+    svg = ElementTree.fromstring(drawing.curves(runs, "loss"))
+    lines = [child for child in svg if child.tag == "polyline"]
+    assert [line.attrib["class"] for line in lines] == ["line line-0", "line line-1", "line line-2"]
+    ends = [line.attrib["points"].split()[-1].split(",") for line in lines[:2]]
+    assert float(ends[1][0]) < float(ends[0][0]), "1,200 of 2,400 steps"
+    assert float(ends[1][1]) < float(ends[0][1]), "a loss of 0.3 is above one of 0.02"
+    titles = [title.text for title in svg.iter("title")]
+    assert "b, step 1,200: loss 0.3" in titles
+
+
+def test_a_page_says_how_an_interval_was_made_and_when_episodes_were_solved():
+    words = read(replace(CONTENT, evaluation=replace(EVALUATION, until=0.3, ended=True))).words
+    assert "(exact; the evaluation was to end when it is 30 points wide)" in words
+    assert "Half of the solved ones were so after 80 steps or fewer, 95 % interval 80 to 80." in words
+    never = read(replace(CONTENT, evaluation=replace(EVALUATION, until=0.1))).words
+    assert "came to its largest number of episodes first" in never
+
+
 def test_a_falling_loss_falls_on_the_page():
     svg = ElementTree.fromstring(drawing.curve([(1, 1.2), (100, 0.3), (2400, 0.02)], "loss"))
     line = next(child for child in svg if child.tag == "polyline")

@@ -134,6 +134,34 @@ def test_every_checkpoint_is_evaluated(whole: Storehouse, tmp_path: Path) -> Non
     assert [row.split()[0] for row in rows if "of 2" in row] == ["20", "40"]
 
 
+def test_evaluations_are_compared_pooled_and_shown_on_one_page(whole: Storehouse, tmp_path: Path) -> None:
+    house = whole.copy(tmp_path)
+    of = ("submit", "eval", "pushcube", "--of", house.run("train"), "--follow")
+    first = house.run("eval")
+    early = {"eval.episodes": 12, "eval.temperature": 1.0}
+    done = house.call(*of, "--until", "0.5", **early)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "takes 7 episodes when all end alike" in done.stderr
+    (second,) = {name for name in house.storage.children("runs") if name.startswith("eval-")} - {first}
+    table = house.call("compare", first, second, "-o", "json")
+    assert table.returncode == 0, table.stderr
+    told = json.loads(table.stdout)
+    ended = told["runs"][1]["metrics"]
+    assert ended["exact_high"] - ended["exact_low"] <= 0.5 or ended["episodes"] == 12
+    assert ended["episodes"] >= 7
+    assert (told["pairs"][0]["seeds"], told["pairs"][0]["verdict"]) == (2, "equal")
+    assert told["settings"]["eval.temperature"] == [0.0, 1.0]
+    assert any("2 seeds in common" in remark for remark in told["remarks"])
+    assert any("ended when its interval was narrow" in remark for remark in told["remarks"])
+    assert not any("version of ManiSkill" in remark for remark in told["remarks"])
+    page = house.call("report", first, second, house.run("train"))
+    assert page.returncode == 0, page.stderr
+    assert "Over the same seeds" in Path(page.stdout.strip().removeprefix("file://")).read_text()
+    assert len(json.loads(house.call("results", "-o", "json").stdout)) == 2
+    again = house.call(*of, "--until", "0.5", **early)
+    assert f"{second}  Done" in again.stdout
+
+
 def kill_job(house: Storehouse, kind: str, after: int) -> None:
     """Kill the process group of a stage (SIGKILL) once it has made `after` progress events."""
     deadline = time.monotonic() + 300
