@@ -284,10 +284,10 @@ def results(
     output: OutputOption = Output.text,
     target: TargetOption = None,
 ) -> None:
-    """Show the success rates of finished evaluations, beside what others report.
+    """Show the success rates of finished evaluations.
 
-    Evaluations that differ in nothing but the training seed are one line: the mean and range over trainings, and an
-    interval over trainings and episodes.
+    Beside what others report, and the aims. Evaluations that differ in nothing but the training seed are one line: the
+    mean and range over trainings, and an interval over trainings and episodes.
     """
     from pi05ctl.views import tables
 
@@ -346,7 +346,7 @@ def report_(
     ],
     target: TargetOption = None,
 ) -> None:
-    """Write a page about a run, or about several, and print where it is.
+    """Write a page about runs and print where it is.
 
     Success beside what others reach, where it failed, videos, loss, episodes and configuration, in one HTML file; of
     several runs side by side, compared as pi05ctl compare does.

@@ -62,7 +62,8 @@ def _of_task(task: str, known: Sequence[Known]) -> Iterator[str]:
     yield together.success(task, [one.report for one in known])
     found: dict[str, Subject] = {}
     for subject in (one.subject for one in known if one.subject is not None):
-        found.setdefault(subject.evaluated, subject)  # a training and its own evaluation are one number
+        if subject.evaluation.complete:
+            found.setdefault(subject.evaluated, subject)  # a training and its own evaluation are one number
     if len(found) > 1:
         try:
             yield together.compared(comparison.compare(list(found.values())))
