@@ -335,7 +335,7 @@ class Service:
 
 def _settings(jobs: Mapping[str, dict[str, Any]], train: str | None, evaluation: str) -> dict[str, Any]:
     """Return the settings behind an evaluation; none where one of its jobs is gone."""
-    if train not in jobs or evaluation not in jobs:
+    if train is None or not {train, evaluation} <= jobs.keys():
         return {}
     return comparison.settings([jobs[train], jobs[evaluation]])
 
