@@ -21,7 +21,8 @@ _SAME_EPISODES = ("eval.max_steps", "convention.robot", "convention.control_mode
 """Settings without which the episode of a seed is another one."""
 _KIND = ("cameras", "image_size", "state", "delta_joints", "state_in_prompt")
 """Of a convention: what a policy is told, and how."""
-_NOT_COMPARED = ("v", "kind", "task", "train_run", "others")
+_NOT_COMPARED = ("v", "kind", "task", "train_run", "others", "eval.step", "eval.videos")
+"""What has another name here (a result says its checkpoint), or changes no number."""
 
 
 @dataclass(frozen=True)
@@ -141,9 +142,8 @@ def settings(jobs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for job in jobs:
-        told = decisive(job)
-        found |= _flat({name: value for name, value in told.items() if name not in _NOT_COMPARED})
-    return found
+        found |= _flat(decisive(job))
+    return {path: value for path, value in found.items() if path not in _NOT_COMPARED}
 
 
 def differing(subjects: Sequence[Subject]) -> dict[str, tuple[Any, ...]]:
