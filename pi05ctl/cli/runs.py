@@ -465,7 +465,7 @@ def _with_until(kind: str, assignments: list[str] | None, until: float | None) -
     """Return the assignments with the one that --until stands for."""
     if until is None:
         return assignments
-    if kind not in ("eval", "pipeline"):
+    if kind in ("demos", "train"):
         raise UsageError(f"--until is about the success rate of an evaluation; leave it out for {kind}")
     return [*(assignments or ()), f"eval.until={until!r}"]
 
@@ -476,14 +476,14 @@ def _say_until(runs: "Sequence[Rendered]") -> None:
     from pi05.config import EvalJob
     from pi05ctl.spec.render import stages
 
-    jobs = (job for run in runs if isinstance(job := (stages(run) or (run,))[-1].job, EvalJob))
-    for config in dict.fromkeys(job.eval for job in jobs):
-        if config.until is not None:
-            fewest, most = intervals.fewest(config.until), intervals.most(config.until)
-            enough = "" if most <= config.episodes else f" (--set eval.episodes={most} is enough for every rate)"
+    jobs = [job.eval for run in runs if isinstance(job := (stages(run) or (run,))[-1].job, EvalJob)]
+    for until, episodes in dict.fromkeys((config.until, config.episodes) for config in jobs):
+        if until is not None:
+            fewest, most = intervals.fewest(until), intervals.most(until)
+            enough = "" if most <= episodes else f" (--set eval.episodes={most} is enough for every rate)"
             terminal.say(
-                f"an interval {config.until:g} wide takes {fewest} episodes when all end alike, {most} when half are "
-                f"solved; at most eval.episodes={config.episodes} are run{enough}"
+                f"an interval {until:g} wide takes {fewest} episodes when all end alike, {most} when half are solved; "
+                f"at most eval.episodes={episodes} are run{enough}"
             )
 
 
