@@ -100,9 +100,9 @@ def narrow(solved: Iterable[bool], width: float) -> int | None:
     Looking after each episode and ending at the first good look makes limits for a fixed number err too often: here
     Clopper and Pearson's of 95 % would err in up to 6.5 %. So the limits of SEQUENTIAL are used. That they, reported
     when the evaluation ends, here or at its largest number of episodes, cover the true rate in at least 95 % of
-    evaluations, is no theorem but was computed, over all paths, for widths from 0.05 to 0.5, every largest number tried
-    and every rate (docs/decisions.md; a test does it for some). It holds for the rule that was chosen beforehand, not
-    for somebody who looks and ends an evaluation when it pleases.
+    evaluations, is no theorem but was computed, over all paths, for some 400 widths, several largest numbers each and
+    every rate at which coverage can jump (docs/decisions.md; a test does it for some). It holds for the rule that was
+    chosen beforehand, not for somebody who looks and ends an evaluation when it pleases.
     Source of the approach: J. Frey, Fixed-width sequential confidence intervals for a proportion, The American
     Statistician 64 (2010), 242-249, for Wald limits; here for those of `exact`.
     """

@@ -219,13 +219,13 @@ class Service:
     def pools(self, each: bool = False) -> list[Pool]:
         """Return every finished evaluation, those of a recipe and several training seeds together, or `each` alone."""
         found = self.results()
-        if each:
-            return [Pool((Finished(status, evaluation),)) for status, evaluation in found]
-        runs = {name for status, _ in found for name in (status.run, status.train_run) if name}
-        jobs = self._records.jobs(runs)
-        return pooling.pools(
-            Finished(status, evaluation, _settings(jobs, status.train_run, status.run)) for status, evaluation in found
-        )
+        records = self._records.told(status.run for status, _ in found)
+        jobs = self._records.jobs({name for status, _ in found for name in (status.run, status.train_run) if name})
+        done = [
+            Finished(status, evaluation, _settings(jobs, status.train_run, status.run), records[status.run].spec.preset)
+            for status, evaluation in found
+        ]
+        return [Pool((one,)) for one in done] if each else pooling.pools(done)
 
     def compare(self, names: Sequence[str]) -> Comparison:
         """Compare runs, or the newest of tasks, with the first of them, by their evaluations."""

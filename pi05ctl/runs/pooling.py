@@ -26,11 +26,13 @@ class Finished:
         status: Its run.
         evaluation: What it found.
         settings: All that can change that, by path; empty where nobody knows.
+        preset: What it was submitted with.
     """
 
     status: RunStatus
     evaluation: Evaluation
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    preset: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pi05ctl.views import published
 
 HEADER = ("RUN", "TASK", "KIND", "STATE", "PROGRESS", "SPEED", "METRIC", "LEFT", "AGE", "WHY")
 RESULTS_HEADER = (
-    *("TASK", "RUN", "POLICY", "TRAININGS", "EPISODES", "SUCCESS ONCE", "AT END", "95 % INTERVAL"),
+    *("TASK", "RUN", "PRESET", "POLICY", "TRAININGS", "EPISODES", "SUCCESS ONCE", "AT END", "95 % INTERVAL"),
     *("STEPS TO SUCCESS", "FAILED", "OTHERS REPORT", "AIM"),
 )
 POLICIES_HEADER = ("TASK", "SUCCESS", "95 % INTERVAL", "EPISODES", "CHECKPOINT", "STATE", "RUN", "WHY")
@@ -41,6 +41,7 @@ class Result:
     Attributes:
         task: Name of the task.
         run: The evaluation; of several the newest.
+        preset: What it was submitted with.
         policy: `checkpoint 2400`, `oracle` or `untrained`; with `, no camera` when it does not see.
         train_run: Whose checkpoint it was.
         metrics: success_once, success_at_end, episodes and, of one, the ends of its interval; empty while episodes are
@@ -57,6 +58,7 @@ class Result:
 
     task: str
     run: str
+    preset: str
     policy: str
     train_run: str | None
     metrics: dict[str, float]
@@ -210,6 +212,7 @@ def _result(pool: Pool) -> Result:
     return Result(
         task=status.task,
         run=status.run,
+        preset=pool.newest.preset,
         policy=evaluation.subject + (", no camera" if evaluation.blind else ""),
         train_run=status.train_run,
         metrics=pool.metrics,
@@ -238,6 +241,7 @@ def result_row(result: Result) -> tuple[str, ...]:
     return (
         result.task,
         result.run + (f" and {count - 1} more" if count > 1 else ""),
+        result.preset,
         result.policy,
         f"{count}: {_range(result.seeds)}" if result.seeds else "",
         f"{count} x {result.episodes}" if count > 1 else result.episodes,

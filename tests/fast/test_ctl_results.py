@@ -125,8 +125,8 @@ def test_the_table_is_by_task_and_the_newest_first(storage):
     )
     assert [row.run for row in rows] == ["a", "part", "b", "c"]
     push, pick = ("", "", "RDT 100, DP 88, Pi0 70", "98 %"), ("", "", "RDT 77, DP 40, Pi0 2.5, by hand 0", "90 %")
-    assert tables.result_row(rows[1]) == ("pushcube", "part", "oracle", "", "50 of 60", "", "", "", *push)
-    assert tables.result_row(rows[0]) == ("pickcube", "a", "oracle", "", "50", "90 %", "90 %", "79 to 96 %", *pick)
+    assert tables.result_row(rows[1]) == ("pushcube", "part", "", "oracle", "", "50 of 60", "", "", "", *push)
+    assert tables.result_row(rows[0]) == ("pickcube", "a", "", "oracle", "", "50", "90 %", "90 %", "79 to 96 %", *pick)
     assert json.loads(tables.results_json(rows))[0]["others"]["RDT-1B"] == 77
     assert json.loads(tables.results_json(rows))[0]["metrics"]["success_once"] == 0.9
 
@@ -138,14 +138,23 @@ def trained(run: str, seed: int | None, solved: int, created: float = 1.0, **set
         for n in range(100)
     )
     told = {"train.steps": 2400, "eval.until": None, **settings} | ({} if seed is None else {"train.seed": seed})
-    return Finished(status("pickcube", run, created), Evaluation(episodes, "checkpoint", 2400), told)
+    return Finished(status("pickcube", run, created), Evaluation(episodes, "checkpoint", 2400), told, "tiny")
 
 
 def test_training_seeds_are_one_line_with_their_mean_and_range():
     found = tables.results(pools([trained("a", 0, 95, 1.0), trained("b", 1, 90, 2.0), trained("c", 2, 85, 3.0)]))
     (row,) = map(tables.result_row, found)
-    assert row[1:8] == ("c and 2 more", "checkpoint 2400", "3: 85 to 95 %", "3 x 100", "90 %", "90 %", "76 to 100 %")
-    assert row[8] == "42 [41, 42]", "mean and range of the medians; the first says none"
+    assert row[1:9] == (
+        "c and 2 more",
+        "tiny",
+        "checkpoint 2400",
+        "3: 85 to 95 %",
+        "3 x 100",
+        "90 %",
+        "90 %",
+        "76 to 100 %",
+    )
+    assert row[9] == "42 [41, 42]", "mean and range of the medians; the first says none"
     told = json.loads(tables.results_json(found))[0]
     assert (told["runs"], told["seeds"]) == (["c", "b", "a"], {"0": 0.95, "1": 0.9, "2": 0.85})
     assert told["interval"] == pytest.approx([pooled([0.95, 0.9, 0.85], 100).low, 1.0], abs=0.01)
@@ -188,7 +197,7 @@ def test_failures_are_counted_in_the_order_of_a_success(storage):
     found = evaluations.read(storage, RUN)
     assert list(found.failures.items()) == [("never grasped", 1), ("dropped", 2), ("lost in space", 1)]
     row = alone((status("pullcube", "c", 1.0), found))[0]
-    assert tables.result_row(row)[9] == "1 never grasped, 2 dropped, 1 lost in space"
+    assert tables.result_row(row)[10] == "1 never grasped, 2 dropped, 1 lost in space"
     assert row.policy == "untrained 5, no camera"
 
 
