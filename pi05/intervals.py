@@ -18,7 +18,7 @@ _STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2
 """Quantiles of 97.5 % of Student's t with 1 to 9 degrees of freedom; the last serves for more, a little too wide."""
 _BISECTIONS = 36
 """Halvings of [0, 1] after which a limit is as exact as a float needs."""
-_WIDTHS = (0.05, 0.5)
+_WIDTHS = (0.06, 0.5)
 """Widths that `narrow` was tried for."""
 
 

@@ -160,9 +160,9 @@ def test_it_ends_at_the_first_narrow_look_and_not_before() -> None:
     assert narrow(solved[:number], 0.2) == number
 
 
-@pytest.mark.parametrize("width", [0.0, 0.04, 0.51, 10.0])
+@pytest.mark.parametrize("width", [0.0, 0.05, 0.51, 10.0])
 def test_a_width_that_was_not_tried_is_refused(width: float) -> None:
-    with pytest.raises(ValueError, match=r"from 0\.05 to 0\.5, and not"):
+    with pytest.raises(ValueError, match=r"from 0\.06 to 0\.5, and not"):
         check_width(width)
 
 
