@@ -71,6 +71,7 @@ class DemosConfig(Section):
         count: Successful demonstrations wanted; None takes the task's number.
         first_seed: Environment seed of the first attempt; attempts use consecutive seeds.
         source: ManiSkill's h5 file of recordings to replay, its json beside it; "" plans them.
+        dataset: Name of an imported dataset of the task, to train on instead of making one; "" makes one.
         block: Seeds that one process plans and replays at a time; part of no result.
         workers: How many do so at once; 0 means one a core.
         max_attempts_per_demo: Give up when this many seeds a wanted demonstration were tried.
@@ -79,6 +80,7 @@ class DemosConfig(Section):
     count: Positive | None = None
     first_seed: Natural = 0
     source: str = ""
+    dataset: Annotated[str, Field(pattern=r"^(import-[0-9a-f]{12})?$")] = ""
     block: Positive = 20
     workers: Natural = 0
     max_attempts_per_demo: Positive = 5

@@ -50,12 +50,13 @@ class Origin(BaseModel):
 
 
 class _Content(BaseModel):
-    """The json of a block."""
+    """The json of a block; `shades` has, for each demonstration, 3 x 256 numbers a camera."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     origin: Origin
     attempts: tuple[Attempt, ...]
+    shades: tuple[dict[str, list[list[int]]], ...]
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,12 @@ class Block:
     Attributes:
         path: Its parquet file.
         attempts: Every seed's, in order.
+        shades: Those of each demonstration's frames, by camera.
     """
 
     path: Path
     attempts: tuple[Attempt, ...]
+    shades: tuple[dict[str, list[list[int]]], ...] = ()
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -77,11 +80,13 @@ class Block:
 
     def demo(self, seed: int) -> Demo:
         """Return the demonstration of a seed."""
+        place = self.kept.index(seed)
         with pyarrow.parquet.ParquetFile(self.path) as file:
-            table = file.read_row_group(self.kept.index(seed))
+            table = file.read_row_group(place)
         cameras = [name for name in table.column_names if name not in ("seed", "state", "action")]
         frames = {name: table[name].to_pylist() for name in cameras}
-        return Demo(seed, _matrix(table["state"]), _matrix(table["action"]), frames)
+        shades = {camera: np.array(counts) for camera, counts in self.shades[place].items()}
+        return Demo(seed, _matrix(table["state"]), _matrix(table["action"]), frames, shades)
 
 
 def png(image: np.ndarray) -> bytes:
@@ -100,6 +105,7 @@ def write_block(path: Path, origin: Origin, results: Iterable[tuple[Attempt, Dem
         results: Every attempt in order, and the demonstration of each that succeeded.
     """
     attempts: list[Attempt] = []
+    shades: list[dict[str, list[list[int]]]] = []
     unfinished = path.with_name(f".{path.stem}.{os.getpid()}")  # the process of a killed job may still be at work
     schema = _schema(origin.convention.cameras)
     with pyarrow.parquet.ParquetWriter(unfinished, schema, compression="none", use_dictionary=False) as writer:
@@ -107,8 +113,10 @@ def write_block(path: Path, origin: Origin, results: Iterable[tuple[Attempt, Dem
             attempts.append(attempt)
             if demo:
                 writer.write_table(_table(demo, schema), row_group_size=len(demo.actions))
+                shades.append({camera: counts.tolist() for camera, counts in demo.shades.items()})
     unfinished.replace(path)
-    unfinished.write_text(_Content(origin=origin, attempts=tuple(attempts)).model_dump_json(indent=1))
+    content = _Content(origin=origin, attempts=tuple(attempts), shades=tuple(shades))
+    unfinished.write_text(content.model_dump_json())
     unfinished.replace(path.with_suffix(".json"))
 
 
@@ -119,9 +127,9 @@ def read_block(path: Path, seeds: Sequence[int], origin: Origin) -> Block | None
         groups = pyarrow.parquet.read_metadata(path).num_row_groups
     except (OSError, ValidationError, pyarrow.ArrowException):
         return None
-    block = Block(path, content.attempts)
+    block = Block(path, content.attempts, content.shades)
     same = [attempt.seed for attempt in block.attempts] == list(seeds) and content.origin == origin
-    return block if same and groups == len(block.kept) else None
+    return block if same and groups == len(block.kept) == len(block.shades) else None
 
 
 def pack(block: Block) -> bytes:

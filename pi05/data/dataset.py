@@ -1,36 +1,30 @@
 """Datasets on disk: turns demonstrations into a LeRobot v3.0 folder, and such a folder into plain arrays.
 
-Writing goes through lerobot itself, so that LeRobotDataset opens the result; reading goes through pi05.data.lerobot,
-because lerobot imports torch and decodes one row at a time. Beside LeRobot's files lies meta/pi05.json: under which
-convention, from which seeds and by which versions the demonstrations were made.
+Writing goes through pi05.data.writer and reading through pi05.data.lerobot, in LeRobot's form but without lerobot,
+which imports torch, keeps to one thread and decodes one row at a time. Beside LeRobot's files lies meta/pi05.json:
+under which convention, from which seeds and by which versions the demonstrations were made.
 Frames stay the PNG files they come as; one demonstration is in memory at a time.
 Knows nothing of simulators, storage or training.
 """
 
-import contextlib
-import io
-import json
-import logging
-import os
-import shutil
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import PIL.Image
-import pyarrow
-import pyarrow.parquet
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pi05.config import ACTION_NAMES, Convention, explain
 from pi05.data.lerobot import MAKE_AGAIN, LeRobotFolder, Rows, read_json
+from pi05.data.shades import Shades
+from pi05.data.writer import Form, Writer
 from pi05.errors import DataError
 from pi05.tasks import Task, find
 
 META = "meta/pi05.json"
+STATE, ACTION = "observation.state", "action"
+"""LeRobot's keys of numbers."""
 IMAGES = "observation.images."
 """LeRobot's keys of cameras begin with it."""
 
@@ -44,12 +38,14 @@ class Demo:
         states: float32 (T, S), before each action.
         actions: float32 (T, 8), absolute joint targets in rad and the gripper in [-1, 1].
         frames: What each camera saw before each action, T PNG files a camera.
+        shades: How often each shade is in a camera's frames (pi05.data.shades); a camera may lack.
     """
 
     seed: int
     states: np.ndarray
     actions: np.ndarray
     frames: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
+    shades: Mapping[str, Shades] = field(default_factory=dict)
 
 
 class Attempt(BaseModel):
@@ -88,6 +84,7 @@ class DatasetMeta(BaseModel):
         goal_visible: Whether the goal is in them. Ours always show it; ManiSkill by itself hides PickCube's.
         source: Recordings of others that were replayed, or "" for our own planner.
         seeds: Environment seed of each episode, in order.
+        seeds_known: Whether they are that; of imported episodes nobody knows them, and they are numbered.
         attempts: Every seed tried, in order, failures included.
         inexact: Episodes whose replay differed from the plan's recording by at least one bit.
         max_difference: Largest difference between replay and recording, in the state's own units.
@@ -103,6 +100,7 @@ class DatasetMeta(BaseModel):
     goal_visible: bool = True
     source: str = ""
     seeds: tuple[int, ...]
+    seeds_known: bool = True
     attempts: tuple[Attempt, ...]
     inexact: int = 0
     max_difference: float = 0.0
@@ -145,23 +143,22 @@ class Dataset:
     folder: Path | None = None
 
 
-def write(
-    folder: Path, task: Task, state_names: Sequence[str], demos: Iterable[Demo], meta: DatasetMeta, user: str = "pi05"
-) -> None:
+def write(folder: Path, task: Task, state_names: Sequence[str], demos: Iterable[Demo], meta: DatasetMeta) -> None:
     """Write demonstrations as a LeRobot v3.0 dataset into `folder`, which must be empty or not exist."""
-    if folder.exists():
-        folder.rmdir()  # LeRobot insists on making it
-    dataset = _create(folder, f"{user}/{task.name}", meta.convention, state_names)
-    for demo in demos:
-        cameras = {f"{IMAGES}{name}": map(_encoded, files) for name, files in demo.frames.items()}
-        columns = {"observation.state": demo.states, "action": demo.actions, **cameras}
-        for row in zip(*columns.values(), strict=True):
-            dataset.add_frame({**dict(zip(columns, row, strict=True)), "task": task.sentence})
-        dataset.save_episode()
-    dataset.finalize()
-    shutil.rmtree(folder / "images", ignore_errors=True)  # empty folders that LeRobot leaves behind
-    for path in sorted((folder / "data").rglob("*.parquet")):
-        _settle(path)
+    convention = meta.convention
+    form = Form(
+        robot=convention.robot,
+        rate=convention.control_rate,
+        sentence=task.sentence,
+        numbers={STATE: tuple(state_names), ACTION: ACTION_NAMES},
+        cameras=tuple(f"{IMAGES}{camera}" for camera in convention.cameras),
+        size=convention.image_size,
+    )
+    with Writer(folder, form) as writer:
+        for demo in demos:
+            frames = {f"{IMAGES}{camera}": demo.frames[camera] for camera in convention.cameras}
+            shades = {f"{IMAGES}{camera}": counts for camera, counts in demo.shades.items()}
+            writer.add({STATE: demo.states, ACTION: demo.actions}, frames, shades)
     (folder / META).write_text(meta.model_dump_json(indent=1))
 
 
@@ -223,62 +220,6 @@ def check_convention(found: Convention, wanted: Convention, what: str) -> None:
             f"{what} follows another convention: {'; '.join(differing)}. "
             "Use the preset it was made with, or make it again under this one"
         )
-
-
-def _settle(path: Path) -> None:
-    """Write a parquet file anew without what depends on where it was made, a fingerprint of paths; same row groups."""
-    unsettled = path.rename(path.with_suffix(".unsettled"))
-    with pyarrow.parquet.ParquetFile(unsettled) as file:
-        features = json.loads(file.schema_arrow.metadata[b"huggingface"])
-        schema = file.schema_arrow.with_metadata({"huggingface": json.dumps({"info": features["info"]})})
-        with pyarrow.parquet.ParquetWriter(path, schema) as writer:
-            for number in range(file.num_row_groups):
-                writer.write_table(file.read_row_group(number).cast(schema))
-    unsettled.unlink()
-
-
-def _encoded(png: bytes) -> Any:
-    """Return a PIL image that LeRobot does not encode again when it saves it (15 ms a frame)."""
-    image: Any = PIL.Image.open(io.BytesIO(png))
-    image.save = lambda path, **_options: Path(path).write_bytes(png)
-    return image
-
-
-def _create(folder: Path, name: str, convention: Convention, state_names: Sequence[str]) -> Any:
-    """Return an empty LeRobotDataset; imports lerobot and with it torch (about 8 s)."""
-    size = convention.image_size
-    image = {"dtype": "image", "shape": (size, size, 3), "names": ["height", "width", "channels"]}
-    with _quiet_lerobot():
-        from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-        return LeRobotDataset.create(
-            name,
-            fps=convention.control_rate,
-            root=folder,
-            robot_type=convention.robot,
-            use_videos=False,
-            features={
-                "observation.state": {"dtype": "float32", "shape": (len(state_names),), "names": list(state_names)},
-                "action": {"dtype": "float32", "shape": (len(ACTION_NAMES),), "names": list(ACTION_NAMES)},
-                **{f"{IMAGES}{camera}": image for camera in convention.cameras},
-            },
-        )
-
-
-@contextlib.contextmanager
-def _quiet_lerobot() -> Iterator[None]:
-    """Import lerobot without the network, progress bars, and words about videos that are not there."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecations of what lerobot imports
-            import datasets
-
-            datasets.disable_progress_bars()
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def _read_meta(path: Path) -> DatasetMeta:

@@ -1,6 +1,8 @@
 """Encoded images to pixels, and pixels to the size a model takes: used alike for training and for acting."""
 
+import contextlib
 import io
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import UInt8
@@ -8,6 +10,8 @@ from PIL import Image, UnidentifiedImageError
 
 _FORMS = ("PNG", "JPEG")
 """What is decoded, in PIL's words."""
+_BLACK = 8
+"""Mean of 255 up to which a bar is black: videos are not exact."""
 
 Picture = UInt8[np.ndarray, "h w 3"]
 
@@ -22,18 +26,58 @@ def decode(content: bytes, size: int) -> Picture:
     Raises:
         ValueError: There is no RGB image of this size in it, in words.
     """
+    with _opened(content) as image:
+        if image.mode != "RGB":
+            raise ValueError(f"its pixels are {image.mode}, RGB is required")
+        if image.size != (size, size):
+            given = f"{image.height} x {image.width}"
+            raise ValueError(f"it has {given} pixels, {size} x {size} are required (convention.image_size)")
+        return np.asarray(image)
+
+
+def pixels(content: bytes) -> Picture:
+    """Return the pixels of an encoded image of any size and colours, as RGB; ValueError when there is none in it."""
+    with _opened(content) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def as_given(content: bytes, size: int) -> bool:
+    """Return whether an encoded image is one of ours as it is: RGB, and `size` pixels square."""
+    with _opened(content) as image:
+        return image.mode == "RGB" and image.size == (size, size)
+
+
+@contextlib.contextmanager
+def _opened(content: bytes) -> Iterator[Image.Image]:
+    """Open an image; what PIL says of a bad one while it is used becomes a ValueError."""
     try:
         with Image.open(io.BytesIO(content), formats=_FORMS) as image:
-            if image.mode != "RGB":
-                raise ValueError(f"its pixels are {image.mode}, RGB is required")
-            if image.size != (size, size):
-                given = f"{image.height} x {image.width}"
-                raise ValueError(f"it has {given} pixels, {size} x {size} are required (convention.image_size)")
-            return np.asarray(image)
+            yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"it is far too large: {error}") from error
     except (UnidentifiedImageError, OSError, SyntaxError) as error:  # PIL says broken PNG with a SyntaxError
         raise ValueError(f"it is no {' or '.join(_FORMS)} image: {error}") from error
+
+
+def square(picture: Picture) -> Picture:
+    """Return a square picture: as it is, or the middle of a wide or high one whose sides are black bars.
+
+    ManiSkill's converter to LeRobot pads its square renders so (640 x 480 unless told).
+
+    Raises:
+        ValueError: There is more than black beside the middle.
+    """
+    height, width, _ = picture.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    middle = picture[top : top + side, left : left + side]
+    beside = picture.sum(dtype=np.int64) - middle.sum(dtype=np.int64)
+    if beside > _BLACK * (height * width - side * side) * 3:
+        raise ValueError(
+            f"it has {height} x {width} pixels and no black bars; square pictures are required, because an evaluation "
+            "renders such: crop them, or leave the camera out with --map FEATURE=none"
+        )
+    return middle
 
 
 def fit(picture: Picture, size: int) -> Picture:

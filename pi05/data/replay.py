@@ -23,6 +23,7 @@ from pi05.data.blocks import Origin, png, write_block
 from pi05.data.dataset import Attempt, Demo
 from pi05.data.lines import serve
 from pi05.data.recordings import Plan, Recording, Recordings, read_plan
+from pi05.data.shades import Shades, of_episode, of_frame
 from pi05.errors import DataError
 from pi05.simulator import Simulator
 from pi05.tasks import Task
@@ -52,14 +53,17 @@ def replay(simulator: Simulator, recording: Recording) -> Replay:
     info = simulator.reset(recording.seed)
     states, physics = [], [simulator.physics()]
     frames: dict[str, list[bytes]] = {name: [] for name in simulator.convention.cameras}
+    shades: dict[str, list[Shades]] = {name: [] for name in simulator.convention.cameras}
     for action in recording.actions:
         states.append(simulator.stored_state())
         for name, image in simulator.images().items():
             frames[name].append(png(image))
+            shades[name].append(of_frame(image))
         info = simulator.step(action)
         physics.append(simulator.physics())
     exact, difference = _compare(physics, recording.physics)
-    demo = Demo(recording.seed, np.stack(states), recording.actions, frames)
+    seen = {name: of_episode(by_frame) for name, by_frame in shades.items()}
+    demo = Demo(recording.seed, np.stack(states), recording.actions, frames, seen)
     return Replay(demo, info.success, exact, difference)
 
 

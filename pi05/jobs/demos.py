@@ -8,7 +8,6 @@ dataset; the others make blocks for it.
 
 import contextlib
 import shutil
-from importlib.metadata import version
 from pathlib import Path
 
 from pi05 import simulator
@@ -17,6 +16,7 @@ from pi05.data import dataset as datasets
 from pi05.data.demos import Collection, Shard, Team, Wanted, assist, collect
 from pi05.data.pool import Planners
 from pi05.data.recordings import Recordings
+from pi05.data.writer import LEROBOT
 from pi05.errors import DataError
 from pi05.jobs.runtime import Context, main
 from pi05.storage import FileStorage, RunPaths, Storage
@@ -110,7 +110,7 @@ class _Work:
             attempts=tuple(collection.attempts),
             inexact=collection.inexact,
             max_difference=collection.max_difference,
-            versions={**simulator.versions(), "lerobot": version("lerobot")},
+            versions={**simulator.versions(), "lerobot": LEROBOT},
         )
 
     def _pool(self) -> Planners:

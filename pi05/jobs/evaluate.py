@@ -154,13 +154,19 @@ def _seeds(job: EvalJob, data: datasets.Dataset) -> list[int]:
     """Return the environment seeds: the demonstrations' own for the oracle, unseen ones for a policy."""
     count = job.eval.episodes
     if job.eval.policy == "oracle":
+        if not data.meta.seeds_known:
+            raise DataError(
+                f"{job.dataset} was imported, and nobody knows the seeds of its episodes, so the oracle cannot replay "
+                "them; evaluate a policy"
+            )
         if count > len(data.meta.seeds):
             raise DataError(
                 f"eval.episodes {count} is more than the {len(data.meta.seeds)} demonstrations of {job.dataset} "
                 f"that the oracle can replay; use eval.episodes={len(data.meta.seeds)}"
             )
         return list(data.meta.seeds[:count])
-    agreement.check_unseen(job, data.meta.seeds, f"dataset {job.dataset}")
+    if data.meta.seeds_known:
+        agreement.check_unseen(job, data.meta.seeds, f"dataset {job.dataset}")
     return list(agreement.seeds(job))
 
 

@@ -1,7 +1,9 @@
 """The commands around datasets. runs.py adds them to its own."""
 
+import shlex
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -64,6 +66,72 @@ def verify_dataset(name: NameArgument, target: TargetOption = None) -> None:
     terminal.say(f"{service.storage.url}/{key}: every checksum agrees, every row and image is there")
 
 
+@datasets.command("import")
+def import_dataset(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A LeRobot dataset, v3.0 or v2.1.")],
+    task: Annotated[str, typer.Option("--task", metavar="TASK", help="Whose demonstrations they are.")],
+    maps: Annotated[
+        list[str],
+        typer.Option(
+            "--map",
+            metavar="THEIRS=OURS",
+            help="Which feature is which: ours are state, action, base_camera, hand_camera, none. Of numbers also a "
+            "part, as in 'robot_state[0:9]=state'. Usual names are found without.",
+        ),
+    ] = [],  # noqa: B006  # typer copies it
+    size: Annotated[int | None, typer.Option("--size", metavar="PIXELS", help="Resize images to so many.")] = None,
+    rate: Annotated[
+        float | None, typer.Option("--rate", metavar="HZ", help="What the rate is, where info.json has a wrong one.")
+    ] = None,
+    mode: Annotated[
+        str,
+        typer.Option("--control-mode", metavar="MODE", help="Of the actions: pd_joint_pos, or what can become that."),
+    ] = "pd_joint_pos",
+    instruction: Annotated[
+        str | None, typer.Option("--instruction", metavar="TEXT", help="Only episodes of this one, of several.")
+    ] = None,
+    as_is: Annotated[
+        bool, typer.Option("--as-is", help="Take what does not look like demonstrations of the task.")
+    ] = False,
+    preset: Annotated[
+        str | None, typer.Option("--preset", metavar="PRESET", help="For which the command to train is shown.")
+    ] = None,
+    target: TargetOption = None,
+) -> None:
+    """Make a dataset of ours of one that others made, verified. Exit code 3: it cannot be used, and why."""
+    from pi05 import tasks
+    from pi05ctl.stored import datasets as found_in
+    from pi05ctl.stored.imports import Wish, import_dataset
+
+    tasks.find(task)
+    service = service_of(target)
+    options = [word for text in maps for word in ("--map", text)]
+    given = {"--size": size, "--rate": rate, "--instruction": instruction}
+    options += [word for name, value in given.items() if value is not None for word in (name, str(value))]
+    options += ["--control-mode", mode, *(["--as-is"] if as_is else [])]
+    imported = import_dataset(service.storage, Wish(folder, task, tuple(options)), service.settings.python)
+    one = found_in.describe(service.storage, imported.key)
+    there = "is there already, verified" if imported.already else "is there now, verified"
+    terminal.say(f"{service.storage.url}/{imported.key} {there}: {one.demos:,} demonstrations, {one.frames:,} frames")
+    terminal.out(f"{_training(one, preset or _preset(one), service.target.name)}\n")
+
+
+def _preset(one: "Described") -> str:
+    """Return a preset that sees what a dataset shows."""
+    return "micro" if one.convention.cameras else "tiny"
+
+
+def _training(one: "Described", preset: str, target: str) -> str:
+    """Return the command that trains on an imported dataset."""
+    from pi05ctl.spec.runspec import RunSpec, resolve
+    from pi05ctl.stored.imports import training_options
+
+    wanted = resolve(RunSpec(kind="train", task=one.task, preset=preset, target=target)).convention
+    changes = [f"demos.dataset={one.key.rpartition('/')[2]}", *training_options(one.convention, wanted)]
+    words = ["pi05ctl", "submit", "train", one.task, "--target", target, "--preset", preset]
+    return shlex.join([*words, *(word for change in changes for word in ("--set", change))])
+
+
 def row(one: "Described", now: float) -> tuple[str, ...]:
     """Return a line of the list."""
     from pi05ctl.views import tables
@@ -95,12 +163,24 @@ def facts(one: "Described", url: str) -> list[tuple[str, str]]:
         ("cameras", seen if convention.cameras else "none"),
         ("control", f"{convention.robot}, {convention.control_mode}, {convention.control_rate} Hz"),
         ("state", f"a policy is told {convention.state}"),
-        ("seeds", f"{seeds}; {one.tried} tried, yield {one.demos / max(one.tried, 1):.0%}"),
+        (
+            "seeds",
+            f"{seeds}; {one.tried} tried, yield {one.demos / max(one.tried, 1):.0%}"
+            if one.seeds_known
+            else f"not known; {one.demos} of {one.tried} episodes were imported",
+        ),
         *([("failed", failed)] if failed else []),
-        ("took", f"{one.seconds[0]:.1f} s planning and {one.seconds[1]:.1f} s replay a demonstration"),
-        ("replays", f"{one.inexact} differ from their recording" if one.inexact else "every bit as recorded"),
+        *(_replayed(one) if one.seeds_known else []),
         *([("source", one.source)] if one.source else []),
         ("made by", ", ".join(f"{name} {version}" for name, version in one.versions.items())),
+    ]
+
+
+def _replayed(one: "Described") -> list[tuple[str, str]]:
+    """Return what making a dataset here took, and whether replays were the recordings."""
+    return [
+        ("took", f"{one.seconds[0]:.1f} s planning and {one.seconds[1]:.1f} s replay a demonstration"),
+        ("replays", f"{one.inexact} differ from their recording" if one.inexact else "every bit as recorded"),
     ]
 
 

@@ -102,6 +102,13 @@ def _missing_planner(run: Rendered, job: DemosJob, storage: Storage) -> Iterator
 
 def _missing_dataset(run: Rendered, task: str, key: str, storage: Storage, made: Mapping[str, object]) -> Iterator[str]:
     if key not in made and not storage.exists(key):
+        if run.spec.overrides.get("demos.dataset") == key.rpartition("/")[2]:
+            there = ", ".join(storage.artefacts(f"datasets/{task}")) or "none"
+            yield (
+                f"there is no dataset {key} (demos.dataset) in {storage.url}; of {task} there are: {there}. Import it: "
+                f"pi05ctl datasets import FOLDER --task {task}"
+            )
+            return
         spec = run.spec.model_copy(update={"task": task})
         yield f"there is no dataset {key} yet; make it: {spec.command('demos')}"
 

@@ -32,7 +32,7 @@ from pi05ctl.spec.runspec import Options, RunSpec, resolve
 from pi05ctl.spec.settings import Cluster, Settings
 
 _NO_RESULT = {
-    "demos": {"block", "workers"},
+    "demos": {"block", "workers", "dataset"},
     "compute": {"recompute", "layers", "attention", "microbatches", "xla_options"},
     "train": {"fsdp_devices", "save_state_every", "held_out_every", "profile"},
     "eval": {"environments", "workers"},
@@ -103,6 +103,8 @@ def render(spec: RunSpec, settings: Settings) -> Rendered:
         UsageError: The preset does not exist or a value is impossible.
     """
     options = resolve(spec)
+    if spec.kind == "demos" and options.demos.dataset:
+        raise UsageError(f"demos.dataset={options.demos.dataset} is made already; train on it: {spec.command('train')}")
     make = {"demos": _demos, "train": _train, "eval": _eval, "pipeline": _pipeline}[spec.kind]
     try:
         return rendered(spec, make(spec, options, settings))
@@ -219,7 +221,7 @@ def _demos(spec: RunSpec, options: Options, settings: Settings) -> DemosJob:
     job = DemosJob(
         **_common(spec, options, settings),
         dataset="",
-        demos=options.demos,
+        demos=options.demos.model_copy(update={"dataset": ""}),
         planner_python=_planner(spec, settings),
     )
     key = digest(job, spec.again)
@@ -227,10 +229,17 @@ def _demos(spec: RunSpec, options: Options, settings: Settings) -> DemosJob:
     return job.model_copy(update=names)
 
 
+def _dataset(spec: RunSpec, options: Options, settings: Settings) -> str:
+    """Return the key of the dataset of a spec's task: the imported one, else that which its demos job makes."""
+    if options.demos.dataset:
+        return f"datasets/{spec.task}/{options.demos.dataset}"
+    return _demos(spec.sibling("demos"), options, settings).dataset
+
+
 def _train(spec: RunSpec, options: Options, settings: Settings) -> TrainJob:
     job = TrainJob(
         **_common(spec, options, settings),
-        dataset=_demos(spec.sibling("demos"), options, settings).dataset,
+        dataset=_dataset(spec, options, settings),
         others=tuple(
             Share(task=task, dataset=_demos_of(task, spec, settings).dataset, weight=weight)
             for task, weight in options.train.weights_of_others.items()
@@ -251,7 +260,7 @@ def _demos_of(task: str, spec: RunSpec, settings: Settings) -> DemosJob:
 def _eval(spec: RunSpec, options: Options, settings: Settings) -> EvalJob:
     job = EvalJob(
         **_common(spec, options, settings),
-        dataset=_demos(spec.sibling("demos"), options, settings).dataset,
+        dataset=_dataset(spec, options, settings),
         train_run=spec.train_run or _train(spec.sibling("train"), options, settings).run,
         compute=options.compute,
         eval=options.eval,
@@ -266,15 +275,18 @@ def _pipeline(spec: RunSpec, options: Options, settings: Settings) -> PipelineJo
 
 
 def _stages(spec: RunSpec, options: Options, settings: Settings) -> tuple[AnyJob, ...]:
-    """Return the jobs of a pipeline: demonstrations of every task that is trained on, training, evaluation."""
-    demos = _demos(spec.sibling("demos"), options, settings)
+    """Return the jobs of a pipeline: demonstrations of every task that is trained on, training, evaluation.
+
+    An imported dataset is there, or whoever trains on it says what is missing.
+    """
+    demos = [] if options.demos.dataset else [_demos(spec.sibling("demos"), options, settings)]
     if spec.goal == "eval":
-        return demos, _eval(spec.sibling("eval"), options, settings)
+        return *demos, _eval(spec.sibling("eval"), options, settings)
     others = [_demos_of(task, spec, settings) for task in options.train.weights_of_others]
     train = _train(spec.sibling("train", again=spec.again), options, settings)
     if spec.goal == "train":
-        return demos, *others, train
-    return demos, *others, train, _eval(spec.sibling("eval", train_run=train.run), options, settings)
+        return *demos, *others, train
+    return *demos, *others, train, _eval(spec.sibling("eval", train_run=train.run), options, settings)
 
 
 def _stage(spec: RunSpec, job: AnyJob) -> RunSpec:

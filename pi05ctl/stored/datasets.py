@@ -36,6 +36,7 @@ class Described:
         goal_visible: Whether they show the goal.
         source: Recordings of others that were replayed, or "".
         seeds: Of the episodes.
+        seeds_known: Whether they are; episodes of an imported dataset are numbered instead.
         tried: Seeds tried for them.
         failures: How many seeds failed, by reason.
         seconds: Planning and replay that a kept demonstration took, failures included.
@@ -54,6 +55,7 @@ class Described:
     goal_visible: bool
     source: str
     seeds: tuple[int, ...]
+    seeds_known: bool
     tried: int
     failures: dict[str, int]
     seconds: tuple[float, float]
@@ -168,6 +170,7 @@ def _describe(storage: Storage, key: str, content: dict[str, bytes]) -> Describe
             goal_visible=bool(meta.get("goal_visible", True)),
             source=str(meta.get("source", "")),
             seeds=seeds,
+            seeds_known=bool(meta.get("seeds_known", True)),
             tried=len(attempts),
             failures=dict(Counter(str(one["reason"]) for one in attempts if not one["success"]).most_common()),
             seconds=(
