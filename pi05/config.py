@@ -71,6 +71,7 @@ class DemosConfig(Section):
         count: Successful demonstrations wanted; None takes the task's number.
         first_seed: Environment seed of the first attempt; attempts use consecutive seeds.
         source: ManiSkill's h5 file of recordings to replay, its json beside it; "" plans them.
+        fewer: Of a source, be content with fewer demonstrations when not as many replay.
         dataset: Name of an imported dataset of the task, to train on instead of making one; "" makes one.
         block: Seeds that one process plans and replays at a time; part of no result.
         workers: How many do so at once; 0 means one a core.
@@ -80,6 +81,7 @@ class DemosConfig(Section):
     count: Positive | None = None
     first_seed: Natural = 0
     source: str = ""
+    fewer: bool = False
     dataset: Annotated[str, Field(pattern=r"^(import-[0-9a-f]{12})?$")] = ""
     block: Positive = 20
     workers: Natural = 0

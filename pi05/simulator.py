@@ -32,6 +32,13 @@ STORED_JOINTS = (*JOINT_NAMES, "other_finger")
 ROBOTS = ("panda", "panda_wristcam")
 """The Panda arm, without and with a camera on its hand; the solvers can plan for these."""
 
+CONVERTED_MODES = (
+    *("pd_joint_delta_pos", "pd_joint_target_delta_pos", "pd_ee_delta_pos", "pd_ee_target_delta_pos"),
+    *("pd_ee_delta_pose", "pd_ee_target_delta_pose", "pd_ee_pose"),
+)
+"""Control modes of the Panda that drive joints to positions, as pd_joint_pos does and with the same forces; those of
+velocities do not."""
+
 _NO_TIME_LIMIT = 1_000_000
 _BEFORE_HOLE = 0.05
 """m from the hole within which a peg that points into it counts as aligned."""
@@ -159,6 +166,40 @@ class Simulator:
         return np.concatenate([_position(self._env.agent.tcp), *self._scene.poses(self._env)]).astype(np.float32)
 
 
+class JointTargets:
+    """Turns actions of another control mode into pd_joint_pos: steps them and asks where the joints were driven to.
+
+    Stepped from the same seed, these targets give the same physics.
+
+    Args:
+        task: Which of the six.
+        convention: Robot and rate.
+        mode: One of CONVERTED_MODES.
+    """
+
+    def __init__(self, task: Task, convention: Convention, mode: str) -> None:
+        self._convention = convention.model_copy(update={"cameras": ()})
+        self._env = make(task, self._convention, mode).unwrapped
+
+    def of(self, seed: int, actions: np.ndarray) -> np.ndarray:
+        """Return actions (T, D) as absolute joint targets and gripper, float32 (T, 8).
+
+        Raises:
+            ValueError: The controller takes actions of another width.
+        """
+        width = self._env.single_action_space.shape[0]
+        if actions.shape[1] != width:
+            raise ValueError(f"actions of {actions.shape[1]} numbers, the controller takes {width}")
+        with materials(self._convention), _quiet():
+            self._env.reset(seed=seed, options={"reconfigure": True})
+            return np.stack([self._target(action) for action in np.asarray(actions, np.float32)])
+
+    def _target(self, action: np.ndarray) -> np.ndarray:
+        self._env.step(action)
+        arm = self._env.agent.controller.controllers["arm"]
+        return np.append(arm._target_qpos[0].numpy(), action[-1]).astype(np.float32)  # private: tests/sim replays it
+
+
 def state_names(task: Task, convention: Convention) -> tuple[str, ...]:
     """Return the name of each number that a policy is told."""
     return JOINT_NAMES if convention.state == "joints" else JOINT_NAMES + _pose_names(task)
@@ -173,8 +214,13 @@ def _pose_names(task: Task) -> tuple[str, ...]:
     return _xyz("tcp") + _SCENES[task.name].names
 
 
-def make(task: Task, convention: Convention) -> Any:
+def make(task: Task, convention: Convention, mode: str | None = None) -> Any:
     """Return ManiSkill's gymnasium environment of a task; every reset reconfigures it.
+
+    Args:
+        task: Which of the six.
+        convention: What it offers.
+        mode: Control mode; None takes the convention's.
 
     Raises:
         ConfigError: The convention asks for cameras, a robot or a rate that this simulator does not offer.
@@ -185,7 +231,7 @@ def make(task: Task, convention: Convention) -> Any:
         env = gymnasium.make(
             task.env_id,
             robot_uids=convention.robot,
-            control_mode=convention.control_mode,
+            control_mode=mode or convention.control_mode,
             obs_mode="none",  # nothing is rendered unless somebody asks
             reward_mode="none",
             sim_backend="physx_cpu",

@@ -43,6 +43,7 @@ class Wanted:
         seeds: All that may be tried, in order; a range or a tuple.
         block: Seeds a block.
         source: Name of the recordings whose seeds they are, or "".
+        fewer: Whether fewer will do, when all seeds were tried.
     """
 
     task: str
@@ -50,6 +51,7 @@ class Wanted:
     seeds: Seeds
     block: int
     source: str = ""
+    fewer: bool = False
 
     @classmethod
     def of(cls, task: Task, config: DemosConfig, source: Recordings | None = None) -> Self:
@@ -60,12 +62,14 @@ class Wanted:
         """
         count = config.count or task.demos
         if source:
-            if len(source.seeds) < count:
+            if len(source.seeds) < count and not config.fewer:
                 raise ConfigError(
                     f"{source.path} has {len(source.seeds)} episodes, {count} demonstrations are wanted; "
                     f"use demos.count={len(source.seeds)} or fewer"
                 )
-            return cls(task.name, count, source.seeds, config.block, source.path.name)
+            name = source.path.name + (f" (recorded in {source.backend})" if "cuda" in source.backend else "")
+            count = min(count, len(source.seeds))
+            return cls(task.name, count, source.seeds, config.block, name, config.fewer)
         limit = count * config.max_attempts_per_demo
         _check_seeds(config.first_seed, limit)
         return cls(task.name, count, range(config.first_seed, config.first_seed + limit), config.block)
@@ -180,6 +184,8 @@ def collect(
                 on_demo(collection)
             if len(collection.demos) == wanted.count:
                 return collection
+    if wanted.fewer and collection.demos:
+        return collection
     raise DataError(_give_up(wanted, collection))
 
 

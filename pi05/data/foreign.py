@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pyarrow
@@ -214,7 +214,8 @@ class ForeignFolder:
             tables = [_read(path, None) for path in paths]
             kept = [table.select([n for n in table.column_names if not n.startswith("stats/")]) for table in tables]
             records = [record for table in kept for record in table.to_pylist()]
-        return {int(one["episode_index"]): one for one in records if _is_number(one.get("episode_index"))}
+        numbered = [(one.get("episode_index"), one) for one in records]
+        return {int(number): one for number, one in numbered if _is_number(number)}
 
     def _sentences(self) -> dict[int, str]:
         """Return the instruction of each row, by row; nothing where the folder has none."""
@@ -273,7 +274,7 @@ class ForeignFolder:
         return self.path / name
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     """Return whether something is a finite number: NaN stands for nothing where pandas has written."""
     return isinstance(value, int | float) and value == value and abs(value) != float("inf")
 

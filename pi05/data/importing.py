@@ -74,8 +74,8 @@ def import_folder(wish: Wish, out: Path) -> DatasetMeta:
         DataError: The folder is damaged, or something of it cannot be used: which field, what is required, what to do.
     """
     folder = ForeignFolder(wish.folder)
-    _check_rate(folder, wish.rate)
     found = keys(folder, wish.maps)
+    _check_rate(folder, wish.rate)
     choice = _Choice.of(folder, wish)
     numbers = _numbers(folder, found, wish)
     pictures = _Pictures(folder, found, wish, choice)
@@ -219,7 +219,8 @@ class _Pictures:
         said = (
             f"{task.env_id} cannot be learned from these images: its goal, a green ball, is not in them (ManiSkill "
             f"hides it from sensor cameras; looked at: the first image of {len(kept)} episodes), and the best policy "
-            "without it solves less than 1 %. Import ManiSkill's recordings (h5) instead, which are rendered here with the goal"
+            "without it solves less than 1 %. Import ManiSkill's recordings (h5) instead: they are rendered here, with "
+            "the goal"
         )
         if not self._wish.as_is:
             raise DataError(f"{self._folder.path}: {said}")
@@ -269,8 +270,9 @@ def _convention(folder: ForeignFolder, numbers: _Numbers, pictures: _Pictures) -
     if not pictures.cameras:
         if numbers.names in (JOINT_NAMES, STORED_JOINTS):
             raise DataError(
-                f"{folder.path}: no picture is used and there are no poses in the state, so nothing can be learned from "
-                f"it; say which is what, as in --map FEATURE=base_camera; it has {', '.join(folder.cameras) or 'none'}"
+                f"{folder.path}: no picture is used and there are no poses in the state, so nothing can be learned "
+                f"from it; say which is what, as in --map FEATURE=base_camera; there are: "
+                f"{', '.join(folder.cameras) or 'none'}"
             )
         return default.model_copy(update={"cameras": (), "state": "joints_and_poses"})
     robot = str(folder.info.get("robot_type"))

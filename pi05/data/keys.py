@@ -67,9 +67,9 @@ def keys(folder: ForeignFolder, maps: Sequence[str]) -> Keys:
         if not picks:
             usual = next((name for name in _USUAL[ours] if name in folder.features and name not in taken), None)
             picks += [Pick(usual)] if usual and folder.is_picture(usual) == (ours in CAMERAS) else []
+    cameras = {camera: _one_picture(folder, camera, found[camera]) for camera in CAMERAS if found[camera]}
     for ours in (STATE, ACTION):
         _check_numbers(folder, ours, found[ours])
-    cameras = {camera: _one_picture(folder, camera, found[camera]) for camera in CAMERAS if found[camera]}
     for ours, picks in found.items():
         log.info("%s: %s", ours, " + ".join(map(str, picks)) or "none")
     if unused := [name for name in folder.cameras if name not in cameras.values()]:

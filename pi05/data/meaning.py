@@ -58,8 +58,8 @@ def action_layout(names: Sequence[str], width: int) -> Layout:
     if width != len(ACTION_NAMES):
         raise DataError(
             f"an action has {width} numbers{_named(names)}, {len(ACTION_NAMES)} are required: 7 absolute joint "
-            "targets in rad and the gripper (pd_joint_pos). Moves of the hand (7 numbers: pd_ee_delta_pose) cannot be converted "
-            "here; ManiSkill's recordings of them can: import the h5 file"
+            "targets in rad and the gripper (pd_joint_pos). Moves of the hand (7 numbers: pd_ee_delta_pose) cannot be "
+            "converted here; ManiSkill's recordings of them can: import the h5 file"
         )
     layout = _layout(names) if names else Layout(tuple(range(_ARM)), (_ARM,))
     if layout is None or len(layout.fingers) != 1:

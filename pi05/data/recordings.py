@@ -1,7 +1,7 @@
 """ManiSkill's h5 and json files -> recordings: actions, and the course of the physics, by seed.
 
 The planner writes them for a block of seeds; ManiSkill's own downloads have the same form, and so has whatever its
-RecordEpisode writes. Knows no simulator.
+RecordEpisode writes. Steps no simulator.
 """
 
 import functools
@@ -16,6 +16,7 @@ import numpy as np
 from pi05.config import ACTION_NAMES, Convention
 from pi05.data.dataset import Attempt
 from pi05.errors import DataError
+from pi05.simulator import CONVERTED_MODES
 from pi05.storage import crc32c
 from pi05.tasks import DEMO_SEEDS, Task
 
@@ -29,13 +30,15 @@ class Recording:
 
     Attributes:
         seed: Environment seed.
-        actions: float32 (T, 8).
+        actions: float32 (T, 8) of pd_joint_pos, (T, D) of another control mode.
         physics: float32 (T + 1, D) an actor or articulation, keyed as in `Simulator.physics`; perhaps empty.
+        mode: Control mode of the actions.
     """
 
     seed: int
     actions: np.ndarray
     physics: dict[str, np.ndarray]
+    mode: str = "pd_joint_pos"
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,11 @@ class Recordings:
         path: The h5 file.
         task, convention: What they must be of. The robot may be another Panda: a replay shows whether that matters.
 
+    Episodes whose seeds demonstrations may not use are left out: `outside` says how many.
+
     Raises:
-        DataError: A file is missing or damaged, of another task or controller, or has seeds of the evaluation.
+        DataError: A file is missing or damaged, of another task or a controller that cannot be converted, or has only
+            seeds that demonstrations may not use.
     """
 
     def __init__(self, path: Path, task: Task, convention: Convention) -> None:
@@ -62,16 +68,18 @@ class Recordings:
         content = _read_json(path)
         try:
             _check_source(path, content, task, convention)
-            self._episodes = {int(one["episode_seed"]): one for one in reversed(content["episodes"])}
-            self.twice = len(content["episodes"]) - len(self._episodes)
+            every = {_seed(one): one for one in reversed(content["episodes"])}
+            self.twice = len(content["episodes"]) - len(every)
+            self.backend = str(content["env_info"].get("env_kwargs", {}).get("sim_backend", ""))
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path.with_suffix('.json')} is not what ManiSkill's recorder writes ({error})") from error
-        self.seeds = tuple(sorted(self._episodes))
-        outside = [seed for seed in self.seeds if seed not in DEMO_SEEDS]
-        if outside:
+        self._episodes = {seed: one for seed, one in every.items() if seed in DEMO_SEEDS}
+        self.seeds, self.outside = tuple(sorted(self._episodes)), len(every) - len(self._episodes)
+        if not self.seeds:
+            found = f"{min(every)} to {max(every)}" if every else "none"
             raise DataError(
-                f"{path} has seed {outside[0]}, which belongs to evaluations; demonstrations use "
-                f"{DEMO_SEEDS.start} to {DEMO_SEEDS.stop - 1}"
+                f"{path} has no episode that can be used: its seeds are {found}, demonstrations use "
+                f"{DEMO_SEEDS.start} to {DEMO_SEEDS.stop - 1}, so that no evaluation meets one"
             )
 
     @functools.cached_property
@@ -110,17 +118,26 @@ def _check_source(path: Path, content: dict[str, Any], task: Task, convention: C
     if info["env_id"] != task.env_id:
         raise DataError(f"{path} holds {info['env_id']}, {task.name} is {task.env_id}")
     modes = {episode["control_mode"] for episode in content["episodes"]} or {info["env_kwargs"]["control_mode"]}
-    if other := modes - {convention.control_mode}:
-        raise DataError(f"{path} holds actions of {other.pop()}, the job wants {convention.control_mode}")
+    if other := modes - {convention.control_mode, *CONVERTED_MODES}:
+        raise DataError(
+            f"{path} holds actions of {other.pop()}, the job wants {convention.control_mode}; converted are "
+            f"{', '.join(CONVERTED_MODES)}"
+        )
+
+
+def _seed(episode: dict[str, Any]) -> int:
+    """Return the seed of an episode; recorders of late 2024 write a list of one."""
+    seed = episode["episode_seed"]
+    if isinstance(seed, list):
+        (seed,) = seed
+    return int(seed)
 
 
 def _recorded(episode: dict[str, Any]) -> Attempt:
     """Return what the recorder says of an episode."""
     success = bool(episode.get("success", True))
     reason = "" if success else "it was recorded without success"
-    return Attempt(
-        seed=episode["episode_seed"], success=success, steps=episode["elapsed_steps"], seconds=0, reason=reason
-    )
+    return Attempt(seed=_seed(episode), success=success, steps=episode["elapsed_steps"], seconds=0, reason=reason)
 
 
 def read_plan(path: Path, seeds: Sequence[int]) -> Plan | None:
@@ -145,9 +162,10 @@ def _recording(file: Any, episode: dict[str, Any]) -> Recording:
     """Return an episode of ManiSkill's h5 file (h5py.File)."""
     group = _member(file, f"traj_{episode['episode_id']}")
     actions = _values(_member(group, "actions")).astype(np.float32)
-    if actions.shape[1] != len(ACTION_NAMES):
+    mode = str(episode.get("control_mode", "pd_joint_pos"))
+    if mode == "pd_joint_pos" and actions.shape[1] != len(ACTION_NAMES):
         raise ValueError(f"actions of shape {actions.shape}, required are (T, {len(ACTION_NAMES)})")
-    return Recording(int(episode["episode_seed"]), actions, dict(_physics(group)))
+    return Recording(_seed(episode), actions, dict(_physics(group)), mode)
 
 
 def _physics(group: Any) -> Iterator[tuple[str, np.ndarray]]:

@@ -12,7 +12,8 @@ import json
 import logging
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,12 @@ from pi05.data.lines import serve
 from pi05.data.recordings import Plan, Recording, Recordings, read_plan
 from pi05.data.shades import Shades, of_episode, of_frame
 from pi05.errors import DataError
-from pi05.simulator import Simulator
+from pi05.simulator import JointTargets, Simulator
 from pi05.tasks import Task
 
 log = logging.getLogger(__name__)
+
+Convert = Callable[[Recording], Recording]
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,27 @@ def origin(task: Task, convention: Convention, source: str = "") -> Origin:
     )
 
 
-def judge(simulator: Simulator, attempt: Attempt, recording: Recording | None) -> tuple[Attempt, Demo | None]:
-    """Replay an attempt's recording; return what became of it, and its demonstration when the replay succeeded."""
+def judge(
+    simulator: Simulator, attempt: Attempt, recording: Recording | None, convert: Convert | None = None
+) -> tuple[Attempt, Demo | None]:
+    """Replay an attempt's recording; return what became of it, and its demonstration when the replay succeeded.
+
+    Args:
+        simulator: Of the task.
+        attempt: What the recorder says.
+        recording: What it recorded, if it succeeded.
+        convert: Makes joint targets of a recording whose control mode is another one.
+    """
     if recording is None:
         return attempt, None
-    if flaw := _flaw(recording):
+    flaw = _flaw(recording, simulator.task.eval_limit)
+    if not flaw and convert and recording.mode != simulator.convention.control_mode:
+        try:
+            recording = convert(recording)
+        except ValueError as error:
+            flaw = str(error)
+    attempt = attempt.model_copy(update={"steps": len(recording.actions)})  # some recorders count one more
+    if flaw:
         return attempt.model_copy(update={"success": False, "reason": flaw}), None
     begin = time.process_time()
     replayed = replay(simulator, recording)
@@ -92,10 +111,12 @@ def judge(simulator: Simulator, attempt: Attempt, recording: Recording | None) -
     return attempt.model_copy(update=cost | found), None if reason else replayed.demo
 
 
-def _flaw(recording: Recording) -> str:
+def _flaw(recording: Recording, limit: int) -> str:
     """Return why a recording cannot be a demonstration, before anything is replayed, or ""."""
     if len(recording.actions) < 2:
         return f"it has {len(recording.actions)} steps, two are required"
+    if len(recording.actions) > limit:
+        return f"it is longer than an evaluation allows ({limit} steps)"
     return "" if np.isfinite(recording.actions).all() else "its actions are not finite"
 
 
@@ -122,14 +143,24 @@ class _Replayer:
         self._source = source
         self._origin = origin(task, convention, source.identity if source else "")
         self._simulator = Simulator(task, convention)
+        self._converters: dict[str, JointTargets] = {}
 
     def block(self, line: str) -> str:
         """Make the block that a line asks for."""
         asked = json.loads(line)
         plan = self._source.plan(asked["seeds"]) if self._source else _planned(Path(asked["plan"]), asked["seeds"])
-        results = (judge(self._simulator, attempt, plan.recordings.get(attempt.seed)) for attempt in plan.attempts)
+        recordings = plan.recordings
+        results = (judge(self._simulator, one, recordings.get(one.seed), self._convert) for one in plan.attempts)
         write_block(Path(asked["out"]), self._origin, results)
         return asked["out"]
+
+    def _convert(self, recording: Recording) -> Recording:
+        """Return a recording of another control mode as joint targets; its environment is kept for the next."""
+        if recording.mode not in self._converters:
+            convention = self._simulator.convention
+            self._converters[recording.mode] = JointTargets(self._simulator.task, convention, recording.mode)
+        actions = self._converters[recording.mode].of(recording.seed, recording.actions)
+        return replace(recording, actions=actions, mode="pd_joint_pos")
 
 
 def _planned(path: Path, seeds: list[int]) -> Plan:

@@ -7,6 +7,7 @@ datasets has its numbers, so these are the same; pi05 itself reads none of them.
 
 from collections.abc import Mapping
 from functools import reduce
+from typing import Any
 
 import numpy as np
 
@@ -76,7 +77,7 @@ def _summary(low: np.ndarray, high: np.ndarray, mean: np.ndarray, deviation: np.
     return {"min": low, "max": high, "mean": mean, "std": deviation, "count": np.array([count])}
 
 
-def _edges(low: np.generic, high: np.generic) -> np.ndarray:
+def _edges(low: Any, high: Any) -> np.ndarray:
     return np.linspace(low - _MARGIN, high + _MARGIN, _BINS + 1)
 
 

@@ -27,6 +27,7 @@ def frames(path: Path, begin: float, count: int, rate: float) -> Iterator[np.nda
     """
     try:
         import av
+        from av.error import FFmpegError
     except ImportError as error:
         raise ConfigError(
             f"{path} is a video, and the jobs' interpreter has no decoder (PyAV); use the environment that "
@@ -43,7 +44,7 @@ def frames(path: Path, begin: float, count: int, rate: float) -> Iterator[np.nda
                     row += 1
                 if row == count:
                     return
-    except (OSError, av.FFmpegError, IndexError) as error:
+    except (OSError, FFmpegError, IndexError) as error:
         raise DataError(f"{path} is missing or damaged ({error}); fetch the dataset again") from error
     raise DataError(
         f"{path} has no frame at {begin + row / rate:.3f} s, that of row {row} of {count} from {begin:.3f} s on, at "

@@ -8,6 +8,7 @@ dataset; the others make blocks for it.
 
 import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from pi05 import simulator
@@ -20,7 +21,7 @@ from pi05.data.writer import LEROBOT
 from pi05.errors import DataError
 from pi05.jobs.runtime import Context, main
 from pi05.storage import FileStorage, RunPaths, Storage
-from pi05.tasks import find
+from pi05.tasks import DEMO_SEEDS, find
 
 _LOOK = 2.0
 """Seconds between two looks at whether another shard has made a block."""
@@ -70,10 +71,7 @@ class _Work:
         self._source = Recordings(Path(job.demos.source), self.task, job.convention) if job.demos.source else None
         self._wanted = Wanted.of(self.task, job.demos, self._source)
         self._share = Shard(context.shard, context.shards, self._wanted)
-        if self._source and self._source.twice:
-            message = (
-                f"{self._source.path} has {self._source.twice} episodes of a seed that it has already; one is used"
-            )
+        for message in _left_out(self._source) if self._source else ():
             context.events.emit("warning", message=message)
 
     def collect(self) -> Collection:
@@ -124,6 +122,17 @@ class _Work:
     def _at_work(self, shard: int) -> bool:
         """Return whether a shard is running."""
         return self._context.storage.leased(RunPaths(self._job.run, shard).lease)
+
+
+def _left_out(source: Recordings) -> Iterator[str]:
+    """Yield which episodes of recordings are not used."""
+    if source.twice:
+        yield f"{source.path} has {source.twice} episodes of a seed that it has already; one is used"
+    if source.outside:
+        yield (
+            f"{source.path} has {source.outside} episodes whose seeds demonstrations may not use ({DEMO_SEEDS.stop} "
+            "and above); they are left out"
+        )
 
 
 class _Shelf:

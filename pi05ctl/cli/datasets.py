@@ -4,7 +4,7 @@ import shlex
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -12,7 +12,9 @@ from pi05ctl.cli import terminal
 from pi05ctl.cli.options import Output, OutputOption, TargetOption, service_of
 
 if TYPE_CHECKING:
+    from pi05.config import DemosJob
     from pi05ctl.stored.datasets import Described
+    from pi05ctl.stored.imports import Recorded, Wish
 
 NameArgument = Annotated[
     str, typer.Argument(metavar="DATASET", help="Its key, a unique beginning of its digest, or a task (its newest).")
@@ -68,7 +70,7 @@ def verify_dataset(name: NameArgument, target: TargetOption = None) -> None:
 
 @datasets.command("import")
 def import_dataset(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A LeRobot dataset, v3.0 or v2.1.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A LeRobot dataset, or ManiSkill's download.")],
     task: Annotated[str, typer.Option("--task", metavar="TASK", help="Whose demonstrations they are.")],
     maps: Annotated[
         list[str],
@@ -94,26 +96,60 @@ def import_dataset(
         bool, typer.Option("--as-is", help="Take what does not look like demonstrations of the task.")
     ] = False,
     preset: Annotated[
-        str | None, typer.Option("--preset", metavar="PRESET", help="For which the command to train is shown.")
+        str | None, typer.Option("--preset", metavar="PRESET", help="To train it, and to render recordings for.")
     ] = None,
     target: TargetOption = None,
 ) -> None:
-    """Make a dataset of ours of one that others made, verified. Exit code 3: it cannot be used, and why."""
-    from pi05 import tasks
-    from pi05ctl.stored import datasets as found_in
-    from pi05ctl.stored.imports import Wish, import_dataset
+    """Make a dataset of ours of one that others made, verified. Exit code 3: it cannot be used, and why.
 
-    tasks.find(task)
-    service = service_of(target)
+    A LeRobot dataset (v3.0 or v2.1) is converted. Recordings of ManiSkill (h5) are replayed and rendered by a run,
+    which can be stopped and goes on. All options but --task and --preset are for LeRobot's.
+    """
+    from pi05 import tasks
+    from pi05ctl.stored import imports
+
+    if recorded := imports.recordings(folder, tasks.find(task)):
+        _replay(recorded, task, target, preset)
+        return
     options = [word for text in maps for word in ("--map", text)]
     given = {"--size": size, "--rate": rate, "--instruction": instruction}
     options += [word for name, value in given.items() if value is not None for word in (name, str(value))]
     options += ["--control-mode", mode, *(["--as-is"] if as_is else [])]
-    imported = import_dataset(service.storage, Wish(folder, task, tuple(options)), service.settings.python)
+    _convert(imports.Wish(folder, task, tuple(options)), target, preset)
+
+
+def _convert(wish: "Wish", target: str | None, preset: str | None) -> None:
+    """Import a LeRobot folder, and say how to train on it."""
+    from pi05ctl.stored import datasets as found_in
+    from pi05ctl.stored.imports import import_dataset
+
+    service = service_of(target)
+    imported = import_dataset(service.storage, wish, service.settings.python)
     one = found_in.describe(service.storage, imported.key)
     there = "is there already, verified" if imported.already else "is there now, verified"
     terminal.say(f"{service.storage.url}/{imported.key} {there}: {one.demos:,} demonstrations, {one.frames:,} frames")
     terminal.out(f"{_training(one, preset or _preset(one), service.target.name)}\n")
+
+
+def _replay(recorded: "Recorded", task: str, target: str | None, preset: str | None) -> None:
+    """Replay ManiSkill's recordings in a demos run, follow it, and say how to train on what it makes."""
+    from pi05ctl.cli import runs
+    from pi05ctl.errors import UsageError
+    from pi05ctl.service import Request
+    from pi05ctl.stored import datasets as found_in
+
+    changes = [f"demos.source={recorded.path}", f"demos.count={recorded.episodes}", "demos.fewer=true"]
+    service = service_of(target)
+    if service.target.name == "cluster":
+        raise UsageError(
+            f"{recorded.path} is on this machine, and the pods of a cluster do not see it; replay it with --target "
+            f"local, or from where pods see it: pi05ctl submit demos {task} --set demos.source=PATH"
+        )
+    terminal.say(f"replaying {recorded.episodes:,} recordings of {recorded.mode} from {recorded.path}")
+    runs.submit("demos", task, target, preset, changes, follow=True)
+    (made,) = service.render(Request("demos", task, preset, changes))
+    found_in.verify(service.storage, cast("DemosJob", made.job).dataset, service.settings.python)
+    terminal.out(f"{made.spec.command('train')}\n")
 
 
 def _preset(one: "Described") -> str:

@@ -182,6 +182,8 @@ def digest_of(told: Mapping[str, Any], again: int = 0) -> str:
         del content["train"]["held_out"]  # runs were named before there was such a thing
     if content.get("eval", {}).get("until", 1) is None:
         del content["eval"]["until"]  # as above
+    if not content.get("demos", {}).get("fewer", True):
+        del content["demos"]["fewer"]
     if told["kind"] == "demos":
         del content["dataset"]  # it is named by this digest
     content["again"] = again

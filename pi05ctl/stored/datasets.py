@@ -128,8 +128,11 @@ def verify(storage: Storage, key: str, python: str) -> None:
     if not problems:
         problems = _look_inside(storage, key, python)
     if problems:
-        task = key.split("/")[1]
-        remedy = f"delete {storage.url}/{key}, then make it again: pi05ctl submit demos {task} (with the same options)"
+        task, name = key.split("/")[1:3]
+        again = f"pi05ctl submit demos {task}"
+        if name.startswith("import-"):
+            again = f"pi05ctl datasets import FOLDER --task {task}"
+        remedy = f"delete {storage.url}/{key}, then make it again: {again} (with the same options)"
         raise DataError(f"{storage.url}/{key} is damaged: {'; '.join(problems)}; {remedy}")
 
 

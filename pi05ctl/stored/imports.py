@@ -1,7 +1,8 @@
 """A dataset that others made, from a folder of this machine to storage: named by its content, converted, verified.
 
 The jobs' interpreter does the converting (pi05.data.importing), because that takes pyarrow; what it says of the data
-is passed on. The same folder with the same options is the same dataset, and is made once.
+is passed on. The same folder with the same options is the same dataset, and is made once. ManiSkill's recordings are
+only found here: a demos run replays them.
 """
 
 import hashlib
@@ -10,10 +11,12 @@ import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from pi05.config import Convention
 from pi05.errors import ConfigError, DataError
-from pi05.storage import Storage, artefact
+from pi05.storage import Storage, crc32c
+from pi05.tasks import Task
 from pi05ctl.errors import UsageError
 from pi05ctl.stored import datasets
 
@@ -34,6 +37,15 @@ class Wish:
     folder: Path
     task: str
     options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """ManiSkill's recordings of a task: the h5 file, the control mode, and how many episodes succeeded."""
+
+    path: Path
+    mode: str
+    episodes: int
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,68 @@ def training_options(found: Convention, wanted: Convention) -> list[str]:
     return [f"convention.{name}={_word(theirs[name])}" for name in ours if ours[name] != theirs[name]]
 
 
+def recordings(source: Path, task: Task) -> Recorded | None:
+    """Return the recordings of a task in a folder as ManiSkill's downloader lays it, or in one h5 file; None: no h5.
+
+    Of several files that of pd_joint_pos is taken, whose actions are ours.
+
+    Raises:
+        UsageError: None is of the task, or more than one could be meant.
+        DataError: The json beside a file is missing or damaged.
+    """
+    source = source.expanduser()
+    paths = [source] if source.suffix in (".h5", ".hdf5") and source.is_file() else sorted(source.rglob("*.h5"))
+    if not paths or (source / "meta/info.json").is_file():
+        return None
+    told = {path: _told(path) for path in paths}
+    fitting = [found for path in paths if (found := _recorded(path, told[path], task))]
+    if not fitting:
+        envs = ", ".join(sorted({_env(one) for one in told.values()}))
+        raise UsageError(
+            f"{source} has recordings of {envs}, {task.name} is {task.env_id}; name another task or folder"
+        )
+    ours = [one for one in fitting if one.mode == Convention().control_mode] or fitting
+    if len(ours) > 1:
+        raise UsageError(f"{source} has several recordings; name one: {', '.join(str(one.path) for one in ours)}")
+    return ours[0]
+
+
+def _told(path: Path) -> dict[str, Any]:
+    """Return the json beside an h5 file."""
+    beside = path.with_suffix(".json")
+    try:
+        told: object = json.loads(beside.read_text("utf-8-sig"))
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{beside} is missing; ManiSkill's recordings are an h5 file and its json: fetch both"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{beside} is damaged ({error}); fetch the recordings again") from error
+    if not isinstance(told, dict):
+        raise DataError(f"{beside} is not what ManiSkill's recorder writes; fetch the recordings again")
+    return cast("dict[str, Any]", told)
+
+
+def _env(told: dict[str, Any]) -> str:
+    """Return of which environment recordings are."""
+    return str(told["env_info"]["env_id"]) if isinstance(told.get("env_info"), dict) else "nothing that is said"
+
+
+def _recorded(path: Path, told: dict[str, Any], task: Task) -> Recorded | None:
+    """Return recordings when they are of a task."""
+    if _env(told) != task.env_id:
+        return None
+    try:
+        episodes = cast("list[dict[str, Any]]", told["episodes"])
+        modes = sorted({str(one["control_mode"]) for one in episodes})
+        kept = sum(bool(one.get("success", True)) for one in episodes)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path.with_suffix('.json')} is not what ManiSkill's recorder writes ({error!r})") from error
+    if not kept:
+        raise DataError(f"{path} has no episode that succeeded, of {len(episodes)}; import others")
+    return Recorded(path.absolute(), " and ".join(modes), kept)
+
+
 def _word(value: object) -> str:
     return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value).lower()  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
@@ -93,7 +167,7 @@ def _identity(folder: Path, wish: Wish) -> str:
     """Return 12 digits that change with any byte that is imported, and with how."""
     found: dict[str, str] = {}
     for path in sorted(_files(folder)):
-        found[path.relative_to(folder).as_posix()] = artefact.crc32c(path)
+        found[path.relative_to(folder).as_posix()] = crc32c(path)
     said = {"v": _VERSION, "files": found, "options": wish.options}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
