@@ -21,12 +21,15 @@ DELTA = 0.1
 CONTROL_MODES = ("pd_joint_pos", "pd_joint_delta_pos", "pd_joint_target_delta_pos")
 """Whose actions are joint targets, or become some by arithmetic."""
 _ARM = 7
-_NEAR = 0.1
-"""rad between a target and its joint, the median: demonstrations of the planner have 0.01 to 0.03."""
+_NEAR, _CLEARLY = 0.1, 0.01
+"""rad between a target and its joint, the median: demonstrations of the planner have 0.001 to 0.014, and targets of one
+joint may be as near to another one; one that is not, and three times nearer to another, is that other's."""
 _OPEN = 0.045
 """m, more than a finger of the Panda can open."""
 _GREEN = 1.5
 """How much more green than red or blue a pixel of PickCube's goal has at least; nothing else in the scene is so."""
+_SHOWN = 0.2
+"""Share of episodes whose first picture has it at least: of ours three in four do, the arm is before the others."""
 
 
 @dataclass(frozen=True)
@@ -157,13 +160,12 @@ def _not_absolute(now: np.ndarray, then: np.ndarray, wanted: np.ndarray) -> str:
     if not np.ptp(now, axis=0).any():
         return "the joints of the state never move"
     cost = np.minimum(_distances(wanted, now), _distances(wanted, then))
-    gaps = np.diagonal(cost)
-    best = cost.argmin(axis=1)
-    order = bool(((gaps - cost.min(axis=1)) > _NEAR / 2).any())
-    if gaps.max() <= _NEAR and not order:
+    gaps, least, best = np.diagonal(cost), cost.min(axis=1), cost.argmin(axis=1)
+    nearer_another = bool(((gaps > _CLEARLY) & (gaps > 3 * least)).any()) and len(set(best)) == _ARM
+    if gaps.max() <= _NEAR and not nearer_another:
         return ""
     far = ", ".join(f"joint_{joint + 1} {gaps[joint]:.2f}" for joint in np.flatnonzero(gaps > _NEAR))
-    if order and cost.min(axis=1).max() <= _NEAR:
+    if nearer_another and least.max() <= _NEAR:
         as_found = ", ".join(f"joint_{joint + 1}" for joint in best)
         return (
             f"the joints of an action are in another order than those of a state: by their values they are {as_found}"
@@ -201,8 +203,8 @@ def _gripper_doubts(opening: np.ndarray, gripper: np.ndarray) -> list[str]:
 
 
 def goal_shown(pictures: Sequence[np.ndarray]) -> bool:
-    """Return whether PickCube's goal, a green ball, is in pictures uint8 (height, width, 3): in most of them."""
-    return bool(pictures) and float(np.mean([_green(picture) for picture in pictures])) > 0.5
+    """Return whether PickCube's goal, a green ball, is in pictures uint8 (height, width, 3): in enough of them."""
+    return bool(pictures) and float(np.mean([_green(picture) for picture in pictures])) > _SHOWN
 
 
 def _green(picture: np.ndarray) -> bool:

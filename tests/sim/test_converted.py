@@ -1,6 +1,7 @@
 """ManiSkill's recordings of other control modes become joint targets, which replay as what was recorded."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,12 @@ def in_mode(mode: str, data: Dataset, number: int) -> np.ndarray:
     from mani_skill.trajectory.utils.actions import conversion
 
     envs = [Tap(simulator.make(PUSHCUBE, CONVENTION, one).unwrapped) for one in ("pd_joint_pos", mode)]
-    with simulator.inert_materials():
+    rows = slice(data.starts[number], data.starts[number + 1])
+    with simulator.inert_materials(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # NumPy functions on tensors
         for env in envs:
             env.reset(seed=data.meta.seeds[number], options={"reconfigure": True})
-    info = conversion.from_pd_joint_pos(mode, data.actions[data.starts[number] : data.starts[number + 1]], *envs)
+        info = conversion.from_pd_joint_pos(mode, data.actions[rows], *envs)
     assert bool(info["success"][0])
     return np.stack(envs[1].actions)
 

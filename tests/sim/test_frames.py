@@ -170,7 +170,7 @@ def changed(recorded: Path, folder: Path, change: dict, episode: dict) -> Path:
     """Return a copy of the recordings whose json says something else."""
     content = json.loads(recorded.with_suffix(".json").read_bytes())
     content["env_info"].update(change)
-    content["episodes"][1] |= episode
+    content["episodes"][1].update(episode)
     shutil.copy(recorded, folder / "other.h5")
     (folder / "other.json").write_text(json.dumps(content))
     return folder / "other.h5"
