@@ -219,7 +219,7 @@ class ForeignFolder:
 
     def _sentences(self) -> dict[int, str]:
         """Return the instruction of each row, by row; nothing where the folder has none."""
-        table = {one["task_index"]: one["task"] for one in self._tasks() if isinstance(one.get("task"), str)}
+        table = {one.get("task_index"): one["task"] for one in self._tasks() if isinstance(one.get("task"), str)}
         if not table or "task_index" not in self._schema:
             return {}
         of_row = self._column("task_index")[:, 0].astype(np.int64).tolist()

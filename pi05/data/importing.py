@@ -239,7 +239,8 @@ class _Pictures:
         """Yield the pictures of an episode as they come."""
         feature = self._features[camera]
         if self._is_video(camera):
-            clip, rate = self._folder.clip(feature, episode), float(self._folder.info["fps"])
+            clip = self._folder.clip(feature, episode)
+            rate = float(self._folder.info.get("fps") or Convention().control_rate)
             yield from video.frames(clip.path, clip.begin, episode.end - episode.begin, rate)
         else:
             with self._named(camera):

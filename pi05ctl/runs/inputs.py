@@ -91,8 +91,13 @@ def _problems(run: Rendered, storage: Storage, made: Mapping[str, object]) -> It
 
 
 def _missing_planner(run: Rendered, job: DemosJob, storage: Storage) -> Iterator[str]:
-    """Look for the planner on this machine; in a cluster it is part of the image."""
-    if run.spec.target != "local" or Path(job.planner_python).exists() or storage.exists(job.dataset):
+    """Look for the planner on this machine; in a cluster it is part of the image, and recordings need none."""
+    if (
+        run.spec.target != "local"
+        or job.demos.source
+        or Path(job.planner_python).exists()
+        or storage.exists(job.dataset)
+    ):
         return
     yield (
         f"the planner's interpreter {job.planner_python} does not exist; scripts/quickstart sets it up, "

@@ -275,6 +275,14 @@ def old(folder: Path) -> None:
     (folder / "meta/info.json").write_text(json.dumps(said | {"codebase_version": "v2.0"}))
 
 
+def test_a_folder_without_instructions_is_used(tmp_path: Path) -> None:
+    folder = USUAL.write_v30(tmp_path / "theirs")
+    pyarrow.parquet.write_table(pyarrow.table({"task": ["x"]}), folder / "meta/tasks.parquet")
+    assert len(imported(folder).meta.seeds) == 3
+    (folder / "meta/tasks.parquet").unlink()
+    assert len(imported(folder).meta.seeds) == 3
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [

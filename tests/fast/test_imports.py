@@ -15,7 +15,7 @@ from pi05ctl.errors import UsageError
 from pi05ctl.spec.render import around, render, stages
 from pi05ctl.spec.runspec import RunSpec
 from pi05ctl.spec.settings import Settings
-from pi05ctl.stored.imports import Recorded, recordings
+from pi05ctl.stored.imports import Recorded, Wish, _identity, recordings
 from tests.foreign import Foreign
 
 NAME = "import-3f2a917c0b1d"
@@ -58,13 +58,15 @@ def test_a_folder_becomes_a_verified_dataset_once(
     assert job["convention"]["cameras"] == ["base_camera"]
 
 
-def test_another_byte_and_another_option_are_another_dataset(storage: FileStorage, tmp_path: Path) -> None:
+def test_another_byte_and_another_option_are_another_dataset(tmp_path: Path) -> None:
     folder = Foreign.usual().write_v30(tmp_path / "theirs")
-    assert bring(str(folder), "--task", "pushcube") == 0
-    assert bring(str(folder), "--task", "pushcube", "--size", "16") == 0
+    wishes = [Wish(folder, "pushcube", options) for options in ((), ("--size", "16"), ())]
+    first, second = _identity(folder, wishes[0]), _identity(folder, wishes[1])
+    (folder / "data/chunk-000").rename(tmp_path / "elsewhere")
+    (folder / "data/chunk-000").symlink_to(tmp_path / "elsewhere")
+    assert _identity(folder, wishes[2]) == first
     (folder / "README.md").write_text("x")
-    assert bring(str(folder), "--task", "pushcube") == 0
-    assert len(storage.artefacts("datasets/pushcube")) == 3
+    assert len({first, second, _identity(folder, wishes[2])}) == 3
 
 
 def test_what_is_refused_leaves_nothing(
