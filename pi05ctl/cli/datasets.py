@@ -158,12 +158,14 @@ def _preset(one: "Described") -> str:
 
 
 def _training(one: "Described", preset: str, target: str) -> str:
-    """Return the command that trains on an imported dataset."""
+    """Return the command that trains on an imported dataset; with `pipeline` for `train` it evaluates, too."""
     from pi05ctl.spec.runspec import RunSpec, resolve
     from pi05ctl.stored.imports import training_options
 
     wanted = resolve(RunSpec(kind="train", task=one.task, preset=preset, target=target)).convention
     changes = [f"demos.dataset={one.key.rpartition('/')[2]}", *training_options(one.convention, wanted)]
+    if one.convention.cameras:
+        changes.append("eval.renderer=any")  # nobody knows what drew the images, and an evaluation later asks
     words = ["pi05ctl", "submit", "train", one.task, "--target", target, "--preset", preset]
     return shlex.join([*words, *(word for change in changes for word in ("--set", change))])
 

@@ -52,6 +52,7 @@ def test_a_folder_becomes_a_verified_dataset_once(
     words = shlex.split(said.out)
     assert words[:4] == ["pi05ctl", "submit", "train", "pushcube"]
     assert words[words.index("--set") + 1] == f"demos.dataset={name}"
+    assert words[-1] == "eval.renderer=any"
     assert cli.run(["render", *words[2:], "--only"]) == 0
     job = json.loads(capsys.readouterr().out)
     assert (job["dataset"], job["convention"]["image_size"]) == (f"datasets/pushcube/{name}", 32)
