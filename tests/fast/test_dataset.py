@@ -1,4 +1,4 @@
-"""Datasets on disk; lerobot writes one small one for all tests (its import takes some seconds)."""
+"""Datasets on disk: what is written is read, by us and by lerobot, and what is damaged is named."""
 
 import json
 import shutil

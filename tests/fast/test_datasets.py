@@ -1,4 +1,4 @@
-"""`pi05ctl datasets`: what is said of a dataset, and how every damage is found; lerobot writes one for all tests."""
+"""`pi05ctl datasets`: what is said of a dataset, and how every damage is found."""
 
 import json
 import shutil

@@ -1,6 +1,6 @@
 """The reader of LeRobot folders: both versions, and every damage named by file, row and remedy.
 
-Written with pyarrow, in the form that lerobot 0.4.4 writes; test_dataset.py holds the reader to lerobot itself.
+Written with pyarrow, in the form that lerobot 0.4.4 writes; test_writer.py has what lerobot itself writes.
 """
 
 import io

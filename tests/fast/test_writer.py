@@ -19,6 +19,7 @@ import pytest
 from pi05.data import shades
 from pi05.data.blocks import png
 from pi05.data.images import pixels
+from pi05.data.lerobot import LeRobotFolder
 from pi05.data.writer import Form, Writer
 
 LENGTHS = (5, 7, 120, 2)
@@ -134,6 +135,15 @@ def test_info_and_statistics_are_lerobots(ours: Path, theirs: Path, name: str) -
 def test_what_the_library_datasets_is_told_of_the_columns_is_lerobots(ours: Path, theirs: Path) -> None:
     told = [json.loads(pyarrow.parquet.read_schema(f / ROWS).metadata[b"huggingface"])["info"] for f in (ours, theirs)]
     assert told[0] == told[1]
+
+
+def test_our_reader_takes_both(ours: Path, theirs: Path) -> None:
+    one, other = (LeRobotFolder(folder).numbers() for folder in (ours, theirs))
+    np.testing.assert_array_equal(one.states, other.states)
+    np.testing.assert_array_equal(one.actions, other.actions)
+    assert (one.starts.tolist(), one.sentences) == (other.starts.tolist(), other.sentences)
+    for folder in (ours, theirs):
+        LeRobotFolder(folder).check_camera("hand_camera", FORM.size)
 
 
 def test_lerobot_reads_the_same_of_both(ours: Path, theirs: Path) -> None:
