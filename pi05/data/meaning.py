@@ -80,7 +80,8 @@ def state_layout(names: Sequence[str], width: int, task: Task) -> Layout:
         DataError: It is not of 8 or 9 numbers without a name each, or no names are those of joints.
     """
     poses = [name for name in stored_names(task) if name not in STORED_JOINTS]
-    if {*JOINT_NAMES, *poses} <= set(names):
+    if set(JOINT_NAMES) <= set(names):
+        poses = poses if set(poses) <= set(names) else []  # those of another task say nothing here
         joints = [name for name in STORED_JOINTS if name in names]
         arm, fingers = joints[:_ARM], joints[_ARM:]
         places = {name: list(names).index(name) for name in [*joints, *poses]}

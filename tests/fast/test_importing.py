@@ -229,6 +229,8 @@ def test_poses_are_used_where_they_have_our_names(tmp_path: Path) -> None:
     theirs = USUAL.but(columns={"state": all_states, "actions": actions}, names={"state": names}, cameras={})
     data = imported(theirs.write_v30(tmp_path / "theirs"))
     assert (data.state_names, data.meta.convention.state) == (tuple(names), "joints_and_poses")
+    of_another = imported(theirs.but(cameras={"image": (32, 32)}).write_v30(tmp_path / "seen"), "pickcube", as_is=True)
+    assert of_another.state_names == STORED_JOINTS
     refused(USUAL.but(cameras={}).write_v30(tmp_path / "blind"), "nothing can be learned from it")
 
 
