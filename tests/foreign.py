@@ -172,6 +172,7 @@ class Foreign:
         with av.open(str(path), "w") as file:
             stream: Any = file.add_stream("libx264", rate=20, options={"crf": "1"})
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv444p"
+            stream.codec_context.thread_count = 1
             for row in range(first, first + count):
                 file.mux(stream.encode(av.VideoFrame.from_ndarray(picture(row, height, width, self.goal), "rgb24")))
             file.mux(stream.encode())

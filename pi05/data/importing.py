@@ -9,7 +9,7 @@ import argparse
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -214,7 +214,7 @@ class _Pictures:
         if not task.goal_hidden:
             return True
         kept = [one for _, one in self._choice.kept[:_LOOKED_AT]]
-        if any(meaning.goal_shown([next(self.decoded(camera, one)) for one in kept]) for camera in self.cameras):
+        if any(meaning.goal_shown([self._first(camera, one) for one in kept]) for camera in self.cameras):
             return True
         said = (
             f"{task.env_id} cannot be learned from these images: its goal, a green ball, is not in them (ManiSkill "
@@ -235,7 +235,7 @@ class _Pictures:
             contents = self._folder.images(self._features[camera], episode)
             return [c if as_given(c, size) else png(fit(square(pixels(c)), size)) for c in contents]
 
-    def decoded(self, camera: str, episode: Episode) -> Iterator[np.ndarray]:
+    def decoded(self, camera: str, episode: Episode) -> Generator[np.ndarray]:
         """Yield the pictures of an episode as they come."""
         feature = self._features[camera]
         if self._is_video(camera):
@@ -248,7 +248,12 @@ class _Pictures:
 
     def _side(self, camera: str, episode: Episode) -> int:
         with self._named(camera):
-            return len(square(next(self.decoded(camera, episode))))
+            return len(square(self._first(camera, episode)))
+
+    def _first(self, camera: str, episode: Episode) -> np.ndarray:
+        """Return the first picture of an episode; a video is closed at once."""
+        with contextlib.closing(self.decoded(camera, episode)) as pictures:
+            return next(pictures)
 
     @contextlib.contextmanager
     def _named(self, camera: str) -> Iterator[None]:
