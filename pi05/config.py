@@ -73,6 +73,9 @@ class DemosConfig(Section):
         source: ManiSkill's h5 file of recordings to replay, its json beside it; "" plans them.
         fewer: Of a source, be content with fewer demonstrations when not as many replay.
         dataset: Name of an imported dataset of the task, to train on instead of making one; "" makes one.
+        hold: Control steps that are added at the end, the last action repeated: how to stay when all is done.
+        disturb: Size of the pushes that lead a replay off its course and show the way back, in rad a joint
+            (pi05.data.disturb); 0: none. Where a pushed replay fails, the demonstration is the undisturbed one.
         block: Seeds that one process plans and replays at a time; part of no result.
         workers: How many do so at once; 0 means one a core.
         max_attempts_per_demo: Give up when this many seeds a wanted demonstration were tried.
@@ -83,6 +86,8 @@ class DemosConfig(Section):
     source: str = ""
     fewer: bool = False
     dataset: Annotated[str, Field(pattern=r"^(import-[0-9a-f]{12})?$")] = ""
+    hold: Natural = 0
+    disturb: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     block: Positive = 20
     workers: Natural = 0
     max_attempts_per_demo: Positive = 5

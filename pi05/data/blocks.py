@@ -38,6 +38,7 @@ class Origin(BaseModel):
         renderer: What drew the images.
         versions: Of what simulated it.
         source: The recordings replayed, or "" for our own planner.
+        hold, disturb: Of the demonstrations (`DemosConfig`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,6 +48,8 @@ class Origin(BaseModel):
     renderer: str
     versions: dict[str, str]
     source: str = ""
+    hold: int = 0
+    disturb: float = 0.0
 
 
 class _Content(BaseModel):

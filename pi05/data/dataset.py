@@ -60,6 +60,7 @@ class Attempt(BaseModel):
         replay_seconds: Replay took, rendering included, as one core computes.
         exact: Whether the replay had the plan's bits.
         difference: Largest difference between replay and plan, in the state's own units.
+        disturbed: Whether the demonstration was pushed off its course on the way.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,6 +73,7 @@ class Attempt(BaseModel):
     replay_seconds: float = 0.0
     exact: bool = True
     difference: float = 0.0
+    disturbed: bool = False
 
 
 class DatasetMeta(BaseModel):

@@ -60,6 +60,7 @@ class Planners:
         workers: Blocks made at once; 0 means one a core.
         shelf: Where blocks come from that another shard has made, and go to for the others.
         source: Recordings to replay instead of planning.
+        hold, disturb: Of the demonstrations (`DemosConfig`).
         replayer: Interpreter of the environment that replays.
 
     Raises:
@@ -75,15 +76,18 @@ class Planners:
         workers: int,
         shelf: Shelf | None = None,
         source: Recordings | None = None,
+        hold: int = 0,
+        disturb: float = 0.0,
         replayer: str = sys.executable,
     ) -> None:
         if not source:
             check_planner(python)
-        self._origin = origin(task, convention, source.identity if source else "")
+        self._origin = origin(task, convention, source.identity if source else "", hold, disturb)
         self._folder, self._shelf, self._source = folder, shelf, source
         plan = [python, "-m", "pi05.data.planner", "--task", task.name, "--robot", convention.robot]
         replay = [replayer, "-m", "pi05.data.replay", "--task", task.name]
         replay += ["--convention", convention.model_dump_json()] + (["--source", str(source.path)] if source else [])
+        replay += ["--hold", str(hold), "--disturb", str(disturb)]
         self._planners = _Crew("planner", plan, folder)
         self._replayers = _Crew("replayer", replay, folder)
         self._threads = ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)))

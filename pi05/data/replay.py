@@ -22,6 +22,7 @@ from pi05 import simulator, tasks
 from pi05.config import Convention
 from pi05.data.blocks import Origin, png, write_block
 from pi05.data.dataset import Attempt, Demo
+from pi05.data.disturb import displacements
 from pi05.data.lines import serve
 from pi05.data.recordings import Plan, Recording, Recordings, read_plan
 from pi05.data.shades import Shades, of_episode, of_frame
@@ -51,35 +52,57 @@ class Replay:
     difference: float
 
 
-def replay(simulator: Simulator, recording: Recording) -> Replay:
-    """Step the recorded actions from the recorded seed; render before each, and compare the physics after each."""
+def replay(simulator: Simulator, recording: Recording, hold: int = 0, off: np.ndarray | None = None) -> Replay:
+    """Step the recorded actions from the recorded seed; render before each, and compare the physics after each.
+
+    Args:
+        simulator: Of the recording's task.
+        recording: Actions, seed and physics.
+        hold: Steps that repeat the last action at the end.
+        off: What each executed joint target is off by, float32 (T + hold, 7) in rad; the demonstration has the targets
+            without it.
+    """
     info = simulator.reset(recording.seed)
+    actions = np.concatenate([recording.actions, np.repeat(recording.actions[-1:], hold, axis=0)])
+    executed = actions.copy()
+    if off is not None:
+        executed[:, : off.shape[1]] += off
     states, physics = [], [simulator.physics()]
     frames: dict[str, list[bytes]] = {name: [] for name in simulator.convention.cameras}
     shades: dict[str, list[Shades]] = {name: [] for name in simulator.convention.cameras}
-    for action in recording.actions:
+    for action in executed:
         states.append(simulator.stored_state())
         for name, image in simulator.images().items():
             frames[name].append(png(image))
             shades[name].append(of_frame(image))
         info = simulator.step(action)
         physics.append(simulator.physics())
-    exact, difference = _compare(physics, recording.physics)
+    exact, difference = _compare(physics[: len(recording.actions) + 1], recording.physics)
     seen = {name: of_episode(by_frame) for name, by_frame in shades.items()}
-    demo = Demo(recording.seed, np.stack(states), recording.actions, frames, seen)
+    demo = Demo(recording.seed, np.stack(states), actions, frames, seen)
     return Replay(demo, info.success, exact, difference)
 
 
-def origin(task: Task, convention: Convention, source: str = "") -> Origin:
+def origin(task: Task, convention: Convention, source: str = "", hold: int = 0, disturb: float = 0.0) -> Origin:
     """Return what blocks that are made here and now are made under."""
-    renderer = simulator.renderer(convention.cameras)
     return Origin(
-        task=task.name, convention=convention, renderer=renderer, versions=simulator.versions(), source=source
+        task=task.name,
+        convention=convention,
+        renderer=simulator.renderer(convention.cameras),
+        versions=simulator.versions(),
+        source=source,
+        hold=hold,
+        disturb=disturb,
     )
 
 
 def judge(
-    simulator: Simulator, attempt: Attempt, recording: Recording | None, convert: Convert | None = None
+    simulator: Simulator,
+    attempt: Attempt,
+    recording: Recording | None,
+    convert: Convert | None = None,
+    hold: int = 0,
+    disturb: float = 0.0,
 ) -> tuple[Attempt, Demo | None]:
     """Replay an attempt's recording; return what became of it, and its demonstration when the replay succeeded.
 
@@ -88,6 +111,8 @@ def judge(
         attempt: What the recorder says.
         recording: What it recorded, if it succeeded.
         convert: Makes joint targets of a recording whose control mode is another one.
+        hold, disturb: Of `DemosConfig`. With `disturb` it is replayed once more, pushed on the way, and that is the
+            demonstration if it succeeds, too.
     """
     if recording is None:
         return attempt, None
@@ -101,14 +126,20 @@ def judge(
     if flaw:
         return attempt.model_copy(update={"success": False, "reason": flaw}), None
     begin = time.process_time()
-    replayed = replay(simulator, recording)
+    replayed = replay(simulator, recording, hold)
+    pushed = None
+    if disturb and replayed.success:
+        pushed = replay(
+            simulator, recording, hold, displacements(recording.seed, len(recording.actions) + hold, disturb)
+        )
     cost = {"replay_seconds": round(time.process_time() - begin, 3)}
     reason = "" if replayed.success else "the replay did not succeed"
     if not np.isfinite(replayed.demo.states).all():
         reason = "its states are not finite"
     found = {"exact": replayed.exact, "difference": replayed.difference, "success": not reason, "reason": reason}
     log.info("seed %d: %s, %.2f s", attempt.seed, reason or "replayed", cost["replay_seconds"])
-    return attempt.model_copy(update=cost | found), None if reason else replayed.demo
+    kept = pushed if pushed and pushed.success else replayed
+    return attempt.model_copy(update=cost | found | {"disturbed": kept is pushed}), None if reason else kept.demo
 
 
 def _flaw(recording: Recording, limit: int) -> str:
@@ -139,9 +170,11 @@ class _Replayer:
         source: Recordings of others to replay; without it, those that the planner has just written.
     """
 
-    def __init__(self, task: Task, convention: Convention, source: Recordings | None) -> None:
-        self._source = source
-        self._origin = origin(task, convention, source.identity if source else "")
+    def __init__(
+        self, task: Task, convention: Convention, source: Recordings | None, hold: int, disturb: float
+    ) -> None:
+        self._source, self._hold, self._disturb = source, hold, disturb
+        self._origin = origin(task, convention, source.identity if source else "", hold, disturb)
         self._simulator = Simulator(task, convention)
         self._converters: dict[str, JointTargets] = {}
 
@@ -149,8 +182,10 @@ class _Replayer:
         """Make the block that a line asks for."""
         asked = json.loads(line)
         plan = self._source.plan(asked["seeds"]) if self._source else _planned(Path(asked["plan"]), asked["seeds"])
-        recordings = plan.recordings
-        results = (judge(self._simulator, one, recordings.get(one.seed), self._convert) for one in plan.attempts)
+        results = (
+            judge(self._simulator, one, plan.recordings.get(one.seed), self._convert, self._hold, self._disturb)
+            for one in plan.attempts
+        )
         write_block(Path(asked["out"]), self._origin, results)
         return asked["out"]
 
@@ -177,11 +212,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--task", required=True, choices=tasks.TASKS)
     parser.add_argument("--convention", required=True, type=Convention.model_validate_json)
     parser.add_argument("--source", type=Path, help="ManiSkill's h5 file, when others recorded what is replayed")
+    parser.add_argument("--hold", type=int, default=0, help="steps that repeat the last action at the end")
+    parser.add_argument("--disturb", type=float, default=0.0, help="size of pushes, in rad a joint")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     task = tasks.find(given.task)
     source = Recordings(given.source, task, given.convention) if given.source else None
-    serve(_Replayer(task, given.convention, source).block)
+    serve(_Replayer(task, given.convention, source, given.hold, given.disturb).block)
 
 
 if __name__ == "__main__":

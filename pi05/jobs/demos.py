@@ -117,7 +117,18 @@ class _Work:
         alone = context.shards == 1 and isinstance(context.storage, FileStorage)
         shelf = None if alone else _Shelf(context.storage, f"{RunPaths(job.run).work}/blocks")
         folder = context.storage.scratch(context.paths.work) / "blocks"
-        return Planners(job.planner_python, self.task, job.convention, folder, job.demos.workers, shelf, self._source)
+        demos = job.demos
+        return Planners(
+            job.planner_python,
+            self.task,
+            job.convention,
+            folder,
+            demos.workers,
+            shelf,
+            self._source,
+            demos.hold,
+            demos.disturb,
+        )
 
     def _at_work(self, shard: int) -> bool:
         """Return whether a shard is running."""

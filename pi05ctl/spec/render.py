@@ -182,8 +182,9 @@ def digest_of(told: Mapping[str, Any], again: int = 0) -> str:
         del content["train"]["held_out"]  # runs were named before there was such a thing
     if content.get("eval", {}).get("until", 1) is None:
         del content["eval"]["until"]  # as above
-    if not content.get("demos", {}).get("fewer", True):
-        del content["demos"]["fewer"]
+    for later in ("fewer", "hold", "disturb"):
+        if not content.get("demos", {}).get(later, True):
+            del content["demos"][later]
     if told["kind"] == "demos":
         del content["dataset"]  # it is named by this digest
     content["again"] = again

@@ -191,6 +191,40 @@ def test_recordings_that_are_no_demonstrations_are_counted_failures(plan: Plan, 
         assert reason in attempt.reason
 
 
+def test_a_disturbed_demonstration_leaves_the_course_and_shows_the_way_back(plan: Plan, simulator: Simulator) -> None:
+    recording = plan.recordings[2]
+    straight = replay(simulator, recording).demo
+    attempt, demo = judge(simulator, plan.attempts[2], recording, disturb=0.02)
+    assert attempt.success
+    assert attempt.disturbed
+    assert attempt.exact, "what is compared with the recording is the undisturbed replay"
+    assert demo is not None
+    assert np.array_equal(demo.actions, recording.actions), "the intention, not what was executed"
+    strayed = np.abs(demo.states[:, :7] - straight.states[:, :7]).max(axis=1)
+    assert strayed.max() > 0.01
+    assert (strayed < 0.005).mean() > 0.3
+    again = judge(simulator, plan.attempts[2], recording, disturb=0.02)[1]
+    assert again is not None
+    assert np.array_equal(demo.states, again.states)
+
+
+def test_a_push_that_spoils_a_demonstration_is_left_out(plan: Plan, simulator: Simulator) -> None:
+    recording = plan.recordings[2]
+    attempt, demo = judge(simulator, plan.attempts[2], recording, disturb=0.5)
+    assert (attempt.success, attempt.disturbed) == (True, False)
+    assert demo is not None
+    assert np.array_equal(demo.states, replay(simulator, recording).demo.states)
+
+
+def test_at_the_end_a_demonstration_stays_where_it_is(plan: Plan, simulator: Simulator) -> None:
+    recording = plan.recordings[2]
+    attempt, demo = judge(simulator, plan.attempts[2], recording, hold=5)
+    assert attempt.exact
+    assert demo is not None
+    assert len(demo.states) == len(demo.actions) == len(recording.actions) + 5
+    assert np.array_equal(demo.actions[-6:], np.repeat(recording.actions[-1:], 6, axis=0))
+
+
 # ---- Planners that fail ----------------------------------------------------------------------------------------------
 
 
