@@ -44,15 +44,19 @@ class Replay:
         success: Whether the last step succeeded.
         exact: Whether every number of the physical state had the recorded bits at every step.
         difference: Largest absolute difference.
+        disturbed: Whether it was pushed off its course.
     """
 
     demo: Demo
     success: bool
     exact: bool
     difference: float
+    disturbed: bool
 
 
-def replay(simulator: Simulator, recording: Recording, hold: int = 0, off: np.ndarray | None = None) -> Replay:
+def replay(
+    simulator: Simulator, recording: Recording, hold: int = 0, off: np.ndarray | None = None, look: bool = True
+) -> Replay:
     """Step the recorded actions from the recorded seed; render before each, and compare the physics after each.
 
     Args:
@@ -61,6 +65,7 @@ def replay(simulator: Simulator, recording: Recording, hold: int = 0, off: np.nd
         hold: Steps that repeat the last action at the end.
         off: What each executed joint target is off by, float32 (T + hold, 7) in rad; the demonstration has the targets
             without it.
+        look: Whether to render; without, the demonstration has no frames.
     """
     info = simulator.reset(recording.seed)
     actions = np.concatenate([recording.actions, np.repeat(recording.actions[-1:], hold, axis=0)])
@@ -68,11 +73,12 @@ def replay(simulator: Simulator, recording: Recording, hold: int = 0, off: np.nd
     if off is not None:
         executed[:, : off.shape[1]] += off
     states, physics = [], [simulator.physics()]
-    frames: dict[str, list[bytes]] = {name: [] for name in simulator.convention.cameras}
-    shades: dict[str, list[Shades]] = {name: [] for name in simulator.convention.cameras}
+    cameras = simulator.convention.cameras if look else ()
+    frames: dict[str, list[bytes]] = {name: [] for name in cameras}
+    shades: dict[str, list[Shades]] = {name: [] for name in cameras}
     for action in executed:
         states.append(simulator.stored_state())
-        for name, image in simulator.images().items():
+        for name, image in simulator.images().items() if look else ():
             frames[name].append(png(image))
             shades[name].append(of_frame(image))
         info = simulator.step(action)
@@ -80,7 +86,7 @@ def replay(simulator: Simulator, recording: Recording, hold: int = 0, off: np.nd
     exact, difference = _compare(physics[: len(recording.actions) + 1], recording.physics)
     seen = {name: of_episode(by_frame) for name, by_frame in shades.items()}
     demo = Demo(recording.seed, np.stack(states), actions, frames, seen)
-    return Replay(demo, info.success, exact, difference)
+    return Replay(demo, info.success, exact, difference, off is not None)
 
 
 def origin(task: Task, convention: Convention, source: str = "", hold: int = 0, disturb: float = 0.0) -> Origin:
@@ -112,7 +118,7 @@ def judge(
         recording: What it recorded, if it succeeded.
         convert: Makes joint targets of a recording whose control mode is another one.
         hold, disturb: Of `DemosConfig`. With `disturb` it is replayed once more, pushed on the way, and that is the
-            demonstration if it succeeds, too.
+            demonstration if it succeeds, too; only what may be the demonstration is rendered.
     """
     if recording is None:
         return attempt, None
@@ -126,20 +132,25 @@ def judge(
     if flaw:
         return attempt.model_copy(update={"success": False, "reason": flaw}), None
     begin = time.process_time()
-    replayed = replay(simulator, recording, hold)
-    pushed = None
-    if disturb and replayed.success:
-        pushed = replay(
-            simulator, recording, hold, displacements(recording.seed, len(recording.actions) + hold, disturb)
-        )
+    replayed, kept = _replays(simulator, recording, hold, disturb)
     cost = {"replay_seconds": round(time.process_time() - begin, 3)}
     reason = "" if replayed.success else "the replay did not succeed"
-    if not np.isfinite(replayed.demo.states).all():
+    if not np.isfinite(kept.demo.states).all():
         reason = "its states are not finite"
-    found = {"exact": replayed.exact, "difference": replayed.difference, "success": not reason, "reason": reason}
+    found = {"exact": replayed.exact, "difference": replayed.difference, "disturbed": kept.disturbed}
+    found |= {"success": not reason, "reason": reason}
     log.info("seed %d: %s, %.2f s", attempt.seed, reason or "replayed", cost["replay_seconds"])
-    kept = pushed if pushed and pushed.success else replayed
-    return attempt.model_copy(update=cost | found | {"disturbed": kept is pushed}), None if reason else kept.demo
+    return attempt.model_copy(update=cost | found), None if reason else kept.demo
+
+
+def _replays(simulator: Simulator, recording: Recording, hold: int, disturb: float) -> tuple[Replay, Replay]:
+    """Return the undisturbed replay, and that whose demonstration is kept, if the first succeeded."""
+    straight = replay(simulator, recording, hold, look=not disturb)
+    if not disturb or not straight.success:
+        return straight, straight
+    off = displacements(recording.seed, len(recording.actions) + hold, disturb)
+    pushed = replay(simulator, recording, hold, off)
+    return straight, pushed if pushed.success else replay(simulator, recording, hold)
 
 
 def _flaw(recording: Recording, limit: int) -> str:
@@ -173,7 +184,7 @@ class _Replayer:
     def __init__(
         self, task: Task, convention: Convention, source: Recordings | None, hold: int, disturb: float
     ) -> None:
-        self._source, self._hold, self._disturb = source, hold, disturb
+        self._source = source
         self._origin = origin(task, convention, source.identity if source else "", hold, disturb)
         self._simulator = Simulator(task, convention)
         self._converters: dict[str, JointTargets] = {}
@@ -182,11 +193,12 @@ class _Replayer:
         """Make the block that a line asks for."""
         asked = json.loads(line)
         plan = self._source.plan(asked["seeds"]) if self._source else _planned(Path(asked["plan"]), asked["seeds"])
+        made = self._origin
         results = (
-            judge(self._simulator, one, plan.recordings.get(one.seed), self._convert, self._hold, self._disturb)
+            judge(self._simulator, one, plan.recordings.get(one.seed), self._convert, made.hold, made.disturb)
             for one in plan.attempts
         )
-        write_block(Path(asked["out"]), self._origin, results)
+        write_block(Path(asked["out"]), made, results)
         return asked["out"]
 
     def _convert(self, recording: Recording) -> Recording:
