@@ -16,17 +16,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pi05.config import ACTION_NAMES, Convention, explain
-from pi05.data.lerobot import MAKE_AGAIN, LeRobotFolder, Rows, read_json
+from pi05.data.lerobot import ACTION, IMAGES, MAKE_AGAIN, STATE, LeRobotFolder, Rows, read_json
 from pi05.data.shades import Shades
 from pi05.data.writer import Form, Writer
 from pi05.errors import DataError
 from pi05.tasks import Task, find
 
 META = "meta/pi05.json"
-STATE, ACTION = "observation.state", "action"
-"""LeRobot's keys of numbers."""
-IMAGES = "observation.images."
-"""LeRobot's keys of cameras begin with it."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +172,7 @@ def load(folder: Path) -> Dataset:
         recorded.check_camera(camera, meta.convention.image_size)
     numbers = recorded.numbers()
     _check_episodes(folder, meta, numbers)
-    names = recorded.names("observation.state")
+    names = recorded.names(STATE)
     return Dataset(meta, numbers.states, numbers.actions, numbers.starts, names, folder)
 
 

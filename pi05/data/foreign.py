@@ -20,9 +20,11 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from pi05.data.lerobot import INFO, VERSIONS, RowGroup
+from pi05.data.lerobot import INFO, VERSIONS
+from pi05.data.parquet import Parquet, RowGroup, row_groups
 from pi05.errors import DataError
 
+_PARQUET = Parquet("fetch the dataset again")
 _VIDEO_PATHS = {
     "v3.0": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
     "v2.1": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
@@ -178,7 +180,7 @@ class ForeignFolder:
 
     def _column(self, name: str) -> np.ndarray:
         """Return a column of numbers, or of lists of numbers, of all files, as float64 (N, D)."""
-        parts = [_numbers(path, name, _read(path, [name])[name]) for path in self._paths]
+        parts = [_numbers(path, name, _PARQUET.read(path, [name])[name]) for path in self._paths]
         widths = {part.shape[1]: path for part, path in zip(parts, self._paths, strict=True)}
         if len(widths) > 1:
             found = ", ".join(f"{width} in {path}" for width, path in widths.items())
@@ -211,7 +213,7 @@ class ForeignFolder:
             records = _read_lines(self.path / "meta/episodes.jsonl")
         else:
             paths = _files(self.path / "meta/episodes")
-            tables = [_read(path, None) for path in paths]
+            tables = [_PARQUET.read(path, None) for path in paths]
             kept = [table.select([n for n in table.column_names if not n.startswith("stats/")]) for table in tables]
             records = [record for table in kept for record in table.to_pylist()]
         numbered = [(one.get("episode_index"), one) for one in records]
@@ -233,7 +235,7 @@ class ForeignFolder:
         path = self.path / "meta/tasks.parquet"
         if not path.exists():
             return []
-        records = _read(path, None).to_pylist()
+        records = _PARQUET.read(path, None).to_pylist()
         keys = [key for key in ("task", "__index_level_0__", *(records[0] if records else ())) if key != "task_index"]
         return [
             {
@@ -249,7 +251,7 @@ class ForeignFolder:
 
     @functools.lru_cache(maxsize=4)  # noqa: B019  # two cameras, and where the next episode goes on
     def _image_column(self, feature: str, group: RowGroup) -> list[Any]:
-        return _read(group.path, [feature], group.index)[feature].to_pylist()
+        return _PARQUET.read(group.path, [feature], group.index)[feature].to_pylist()
 
     def _image(self, value: Any, group: RowGroup, feature: str, row: int) -> bytes:
         """Return an encoded image from {bytes, path}, bytes or the path of a file in the folder."""
@@ -297,48 +299,22 @@ def _numbers(path: Path, name: str, column: pyarrow.ChunkedArray) -> np.ndarray:
 
 def _row_groups(folder: Path) -> tuple[RowGroup, ...]:
     """Return the row groups of all files in the order of the rows, which need not be that of the files' names."""
-    footers = {path: _footer(path) for path in _files(folder)}
+    footers = {path: _PARQUET.footer(path) for path in _files(folder)}
     order = sorted((path for path in footers if footers[path].num_rows), key=lambda path: (_first_row(path), path))
-    found: list[RowGroup] = []
-    first = 0
-    for path in order:
-        for index in range(footers[path].num_row_groups):
-            rows = footers[path].row_group(index).num_rows
-            found.append(RowGroup(path, index, first, rows))
-            first += rows
-    return tuple(found)
+    return row_groups({path: footers[path] for path in order})
 
 
 def _first_row(path: Path) -> int:
     """Return the number of a file's first row, 0 where rows are not numbered: then names decide."""
     if "index" not in pyarrow.parquet.read_schema(path).names:
         return 0
-    return int(_numbers(path, "index", _read(path, ["index"], 0)["index"])[0, 0])
+    return int(_numbers(path, "index", _PARQUET.read(path, ["index"], 0)["index"])[0, 0])
 
 
 def _files(folder: Path) -> list[Path]:
     """Return the parquet files below a folder, through links too: data sets are moved to other disks."""
     walked = os.walk(folder, followlinks=True)
     return sorted(Path(where) / name for where, _, names in walked for name in names if name.endswith(".parquet"))
-
-
-def _footer(path: Path) -> Any:
-    try:
-        return pyarrow.parquet.read_metadata(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _read(path: Path, columns: list[str] | None, group: int | None = None) -> pyarrow.Table:
-    """Return columns of a parquet file, or of one of its row groups."""
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            if missing := [name for name in columns or () if name not in file.schema_arrow.names]:
-                there = ", ".join(file.schema_arrow.names)
-                raise DataError(f"{path} has no column {', '.join(missing)}; it has {there}")
-            return file.read(columns) if group is None else file.read_row_group(group, columns)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -364,7 +340,3 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}); fetch the dataset again") from error
     return [one for one in found if isinstance(one, dict)]
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path} is missing, cut off or damaged ({str(error).splitlines()[0]}); fetch the dataset again")

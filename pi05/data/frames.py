@@ -27,7 +27,8 @@ from jaxtyping import Int, UInt8
 
 from pi05 import disk
 from pi05.data.images import decode, fit
-from pi05.data.lerobot import MAKE_AGAIN, LeRobotFolder, RowGroup
+from pi05.data.lerobot import MAKE_AGAIN, LeRobotFolder
+from pi05.data.parquet import RowGroup
 from pi05.errors import DataError, TemporaryError
 from pi05.storage import artefact
 

@@ -16,15 +16,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow
-import pyarrow.parquet
 
+from pi05.data.parquet import Parquet, RowGroup, row_groups
 from pi05.errors import DataError
 
 VERSIONS = ("v3.0", "v2.1")
 INFO = "meta/info.json"
 MAKE_AGAIN = "delete the dataset and make it again with the demos job"
-_STATE, _ACTION = "observation.state", "action"
+STATE, ACTION = "observation.state", "action"
+"""LeRobot's keys of numbers."""
+IMAGES = "observation.images."
+"""LeRobot's keys of cameras begin with it."""
 _COUNTERS = ("episode_index", "index", "task_index")
+_PARQUET = Parquet(MAKE_AGAIN, without=MAKE_AGAIN)
 
 
 @dataclass(frozen=True)
@@ -42,23 +46,6 @@ class Rows:
     actions: np.ndarray
     starts: np.ndarray
     sentences: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class RowGroup:
-    """The smallest part of a dataset that is read at once.
-
-    Attributes:
-        path: Parquet file.
-        index: Number of the row group in the file.
-        first: Row of the dataset it begins with.
-        rows: How many rows it has.
-    """
-
-    path: Path
-    index: int
-    first: int
-    rows: int
 
 
 class LeRobotFolder:
@@ -100,13 +87,13 @@ class LeRobotFolder:
         Raises:
             DataError: A file is damaged, rows are missing, a number is not finite, or an episode has only one step.
         """
-        table = pyarrow.concat_tables([_read(path, [_STATE, _ACTION, *_COUNTERS]) for path in self._files])
+        table = pyarrow.concat_tables([_PARQUET.read(path, [STATE, ACTION, *_COUNTERS]) for path in self._files])
         self._check_rows(table["index"].to_numpy())
         episodes = self._episodes()
         starts = self._starts(table["episode_index"].to_numpy(), [int(episode["length"]) for episode in episodes])
         return Rows(
-            states=self._matrix(table, _STATE),
-            actions=self._matrix(table, _ACTION),
+            states=self._matrix(table, STATE),
+            actions=self._matrix(table, ACTION),
             starts=starts,
             sentences=self._sentences(table["task_index"].to_numpy()[starts[:-1]]),
         )
@@ -135,15 +122,7 @@ class LeRobotFolder:
     @cached_property
     def groups(self) -> tuple[RowGroup, ...]:
         """The row groups of all files, in the order of rows."""
-        found: list[RowGroup] = []
-        first = 0
-        for path in self._files:
-            metadata = _footer(path)
-            for index in range(metadata.num_row_groups):
-                rows = metadata.row_group(index).num_rows
-                found.append(RowGroup(path, index, first, rows))
-                first += rows
-        return tuple(found)
+        return row_groups({path: _PARQUET.footer(path) for path in self._files})
 
     def images(self, group: RowGroup, cameras: Sequence[str]) -> dict[str, list[bytes]]:
         """Return the encoded images of a row group, by camera.
@@ -152,7 +131,7 @@ class LeRobotFolder:
             DataError: The file is damaged, or a row has no image.
         """
         keys = [_image(camera) for camera in cameras]
-        table = _read(group.path, keys, group.index)
+        table = _PARQUET.read(group.path, keys, group.index)
         return {
             camera: self._column(table[key].combine_chunks(), camera, group)
             for camera, key in zip(cameras, keys, strict=True)
@@ -203,7 +182,7 @@ class LeRobotFolder:
         paths = sorted((self.path / "meta/episodes").rglob("*.parquet"))
         if not paths:
             raise DataError(f"{self.path}/meta/episodes holds no parquet file; {MAKE_AGAIN}")
-        return [row for path in paths for row in _read(path, ["episode_index", "length"]).to_pylist()]
+        return [row for path in paths for row in _PARQUET.read(path, ["episode_index", "length"]).to_pylist()]
 
     def _sentences(self, task_indices: np.ndarray) -> tuple[str, ...]:
         """Return the instruction of each task index."""
@@ -218,7 +197,7 @@ class LeRobotFolder:
         if self.version == "v2.1":
             yield from _read_lines(self.path / "meta/tasks.jsonl")
             return
-        for record in _read(self.path / "meta/tasks.parquet", None).to_pylist():
+        for record in _PARQUET.read(self.path / "meta/tasks.parquet", None).to_pylist():
             index = record.pop("task_index", None)
             yield {"task_index": index, "task": next(iter(record.values()), None)}
 
@@ -263,32 +242,5 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         raise DataError(f"{path} is damaged ({error}); {MAKE_AGAIN}") from error
 
 
-def _footer(path: Path) -> Any:
-    try:
-        return pyarrow.parquet.read_metadata(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _read(path: Path, columns: list[str] | None, group: int | None = None) -> pyarrow.Table:
-    """Return columns of a parquet file, or of one of its row groups."""
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            _check_columns(path, columns, file.schema_arrow.names)
-            return file.read(columns) if group is None else file.read_row_group(group, columns)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _check_columns(path: Path, wanted: list[str] | None, found: list[str]) -> None:
-    if missing := [name for name in wanted or () if name not in found]:
-        raise DataError(f"{path} has no column {', '.join(missing)}; it has {', '.join(found)}; {MAKE_AGAIN}")
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    reason = str(error).splitlines()[0]
-    return DataError(f"{path} is missing, cut off or damaged ({reason}); {MAKE_AGAIN}")
-
-
 def _image(camera: str) -> str:
-    return f"observation.images.{camera}"
+    return f"{IMAGES}{camera}"

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from pi05.data import dataset as datasets
 from pi05.data.images import decode
-from pi05.data.lerobot import INFO, LeRobotFolder, RowGroup, read_json
+from pi05.data.lerobot import INFO, LeRobotFolder, read_json
+from pi05.data.parquet import RowGroup
 from pi05.errors import DataError
 
 _STATS = "meta/stats.json"

@@ -55,9 +55,8 @@ def frames(path: Path, begin: float, count: int, rate: float) -> Iterator[np.nda
 def _decoded(file: Any, begin: float) -> Iterator[tuple[float, Any]]:
     """Yield (second, frame) from some moment at or before `begin` on."""
     stream = file.streams.video[0]
-    stream.thread_type = (
-        "NONE"  # a decoder with threads may wait for ever when it is closed where libav's log is Python's
-    )
+    # With threads, a decoder may wait for ever when it is closed where libav's log is Python's.
+    stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
     start = float((stream.start_time or 0) * stream.time_base)
     file.seek(int((begin + start) / stream.time_base), stream=stream, backward=True)

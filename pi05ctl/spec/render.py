@@ -38,6 +38,12 @@ _NO_RESULT = {
     "eval": {"environments", "workers"},
 }
 """Values that change how a run is done and not what comes out."""
+_LATER = {
+    "demos": {"fewer": False, "hold": 0, "disturb": 0.0},
+    "train": {"held_out": 0},
+    "eval": {"until": None},
+}
+"""Values that came when runs had names already, as they are without them: then they are no part of a name."""
 _NAMES = ("run", "storage", "planner_python")
 """What follows from the rest, or from where it runs."""
 PLANNER_IN_IMAGE = "/opt/planner/bin/python"
@@ -178,13 +184,10 @@ def digest_of(told: Mapping[str, Any], again: int = 0) -> str:
         content: dict[str, Any] = {"stages": [stage["run"] for stage in told["stages"]]}
     else:
         content = decisive(told)
-    if not content.get("train", {}).get("held_out", 1):
-        del content["train"]["held_out"]  # runs were named before there was such a thing
-    if content.get("eval", {}).get("until", 1) is None:
-        del content["eval"]["until"]  # as above
-    for later in ("fewer", "hold", "disturb"):
-        if not content.get("demos", {}).get(later, True):
-            del content["demos"][later]
+    for section, names in _LATER.items():
+        for name, without in names.items():
+            if content.get(section, {}).get(name, ...) == without:
+                del content[section][name]
     if told["kind"] == "demos":
         del content["dataset"]  # it is named by this digest
     content["again"] = again

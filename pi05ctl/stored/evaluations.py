@@ -69,6 +69,11 @@ class Evaluation:
         return f"{self.policy} {self.step}" if self.step is not None else self.policy
 
     @property
+    def described(self) -> str:
+        """Who was evaluated, and that it does not see, if so: `checkpoint 2400, no camera`."""
+        return self.subject + (", no camera" if self.blind else "")
+
+    @property
     def complete(self) -> bool:
         """Whether every episode is there."""
         return bool(self.episodes) and (self.ended or self.total is None or len(self.episodes) >= self.total)

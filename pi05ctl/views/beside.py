@@ -25,7 +25,7 @@ def run_row(subject: Subject) -> tuple[str, ...]:
     return (
         subject.run,
         subject.evaluated,
-        found.subject + (", no camera" if found.blind else ""),
+        found.described,
         found.progress,
         f"{100 * numbers['success_once']:.0f} %",
         f"{100 * numbers['success_at_end']:.0f} %",
@@ -52,7 +52,7 @@ def pair_row(pair: Pair) -> tuple[str, ...]:
 def settings_table(found: Comparison) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return the settings that differ: the header, and a row a setting."""
     header = ("SETTING", *(subject.run for subject in found.subjects))
-    return header, [(path, *map(setting, values)) for path, values in found.differing.items()]
+    return header, [(path, *map(format_value, values)) for path, values in found.differing.items()]
 
 
 def sentence(pair: Pair) -> str:
@@ -78,11 +78,6 @@ def comparison_json(found: Comparison) -> str:
         "remarks": list(found.remarks),
     }
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-
-
-def setting(value: Any) -> str:
-    """Return the value of a setting as `--set` takes it."""
-    return format_value(value)
 
 
 def _told(subject: Subject) -> dict[str, Any]:

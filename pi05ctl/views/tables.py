@@ -213,7 +213,7 @@ def _result(pool: Pool) -> Result:
         task=status.task,
         run=status.run,
         preset=pool.newest.preset,
-        policy=evaluation.subject + (", no camera" if evaluation.blind else ""),
+        policy=evaluation.described,
         train_run=status.train_run,
         metrics=pool.metrics,
         interval=pool.interval,

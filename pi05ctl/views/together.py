@@ -67,8 +67,7 @@ def _rate(report: Report) -> str:
     if found is None or ends is None:
         return f"<li><span>{escape(run)}</span><span class=quiet>not evaluated yet</span><span></span></li>"
     rate, (low, high) = 100 * found.metrics["success_once"], ends
-    note = found.subject + (", no camera" if found.blind else "")
-    return sections.rated(run, note, f"{rate:.0f} %", rate, (100 * low, 100 * high))
+    return sections.rated(run, found.described, f"{rate:.0f} %", rate, (100 * low, 100 * high))
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
