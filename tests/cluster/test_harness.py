@@ -79,6 +79,9 @@ def start_pod(image: str) -> None:
 def test_after_everything_was_killed_up_cleans_and_starts_anew_and_down_leaves_nothing(cluster, before):
     assert harness("up").returncode == 0
     start_pod(cluster.image("base"))
+    bridge = Path("/sys/class/net", BRIDGE)
+    address = (bridge / "address").read_text()  # its own, which stays, whatever the addresses of Pods are
+    assert address not in [(port / "address").read_text() for port in bridge.glob("lower_*")]
     pids = {path.stem: int(path.read_text().split()[0]) for path in STATE.glob("*.pid")}
     assert set(pids) == PROCESSES
     for pid in pids.values():

@@ -8,11 +8,14 @@ from tests.cluster.harness.layout import API_IP, BRIDGE, DNS_IP, NODE_IP, PODS, 
 
 CNI = STATE / "cni"
 ADDRESSES = STATE / "addresses"  # which Pod has which
+_HARDWARE_ADDRESS = "02:00:00:00:00:01"
+"""Of the bridge. One that is not set is the lowest of its ports and changes as Pods come and go; what the others then
+send to the old one is lost for up to a minute."""
 
 
 def up() -> None:
     """Make the bridge. The services' two addresses are on it, too, so no proxy is needed to reach them."""
-    _ip("link", "add", BRIDGE, "type", "bridge")
+    _ip("link", "add", BRIDGE, "address", _HARDWARE_ADDRESS, "type", "bridge")
     for address in (f"{NODE_IP}/24", f"{API_IP}/32", f"{DNS_IP}/32"):
         _ip("address", "add", address, "dev", BRIDGE)
     _ip("link", "set", BRIDGE, "up")
