@@ -114,7 +114,8 @@ class Loader:
     def batch(self, step: int) -> Samples:
         """Return the samples of one step.
 
-        The noise disturbs only what the policy sees, never the actions it should learn.
+        The noise disturbs only what the policy is told, never where the arm should go: joint targets are taken
+        relative to the state that it is told, so what it learns there is the way back.
         """
         which, rows = self.order(step)
         random = np.random.Generator(_stream(self._seed, _NOISE, step))
@@ -139,12 +140,11 @@ class Loader:
 
     def _samples(self, which: np.ndarray, rows: np.ndarray, noise: np.ndarray) -> Samples:
         """Return the samples of rows of all sources; noise is added to what the policy is told."""
-        states = self._numbers.states[rows]
-        seen = self.recipe.normalise_state(states) + noise
+        seen = self.recipe.normalise_state(self._numbers.states[rows]) + noise
         tokens, token_mask = self.recipe.prompt(seen, [self.sources[source].sentence for source in which])
         images = self.recipe.look(self._read(which, rows))
         actions, inside = chunks(self._numbers, rows, self.recipe.model.action_horizon)
-        encoded = self.recipe.encode_actions(states, actions)
+        encoded = self.recipe.encode_actions(self.recipe.restore_state(seen), actions)
         real = inside[:, :, None] & (np.arange(encoded.shape[-1]) < actions.shape[-1])
         return Samples(Observation(images, {}, tokens, token_mask), encoded, real)
 

@@ -153,6 +153,10 @@ class Recipe:
         """Return states whose usual range is [-1, 1]."""
         return Quantiles(self.stats.state).apply(states)
 
+    def restore_state(self, normalised: State) -> State:
+        """Return the states whose `normalise_state` is given."""
+        return Quantiles(self.stats.state).invert(normalised)
+
     def encode_actions(self, states: State, actions: Chunk) -> Float[np.ndarray, "b h a"]:
         """Return normalised actions, padded with zeros to the model's width."""
         normalised = Quantiles(self.stats.actions).apply(relative_actions(self.convention, states, actions))

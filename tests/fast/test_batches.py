@@ -176,10 +176,14 @@ def test_processes_make_the_rows_of_one_batch(two: list[Source], recipe: Recipe)
     same(together, whole)
 
 
-def test_state_noise_changes_what_is_seen_and_not_what_is_learned(source: Source, recipe: Recipe) -> None:
-    quiet, noisy = (Loader([source], recipe, 32, 0, noise).batch(0) for noise in (0.0, 0.05))
-    np.testing.assert_array_equal(quiet.actions, noisy.actions)
+def test_from_a_state_with_noise_the_arm_is_to_go_where_it_was_to_go_without(source: Source, recipe: Recipe) -> None:
+    quiet, noisy = (Loader([source], recipe, 256, 0, noise).batch(0) for noise in (0.0, 0.05))
     assert (quiet.observation.tokens != noisy.observation.tokens).any()
+    np.testing.assert_array_equal(quiet.actions[..., 7:], noisy.actions[..., 7:])
+    spans = [np.array(stats.q99) - np.array(stats.q01) for stats in (recipe.stats.actions, recipe.stats.state)]
+    moved = (noisy.actions - quiet.actions)[..., :7] * spans[0][:7] / spans[1][:7]  # in half ranges of the state
+    np.testing.assert_allclose(moved, np.broadcast_to(moved[:, :1], moved.shape), atol=1e-5)
+    np.testing.assert_allclose(moved[:, 0].std(axis=0), 0.05, rtol=0.15)
 
 
 def test_all_batches_of_a_mix_have_prompts_of_one_length(two: list[Source], recipe: Recipe) -> None:
