@@ -1,8 +1,8 @@
 """What to run: a RunSpec (kind, task, preset, overrides) -> Options, every value a job can be told, checked.
 
-A preset is a TOML file beside this module with the sections of `Options`; "none" is no value. An override is
-`section.field=value`, the same path in a preset, on the command line and in job.json. This module reads presets and
-knows no storage, no target and no clock.
+A preset is a TOML file beside this module with the sections of `Options`, and overrides for single tasks under
+[tasks.NAME]; "none" is no value. An override is `section.field=value`, the same path in a preset, on the command line
+and in job.json. This module reads presets and knows no storage, no target and no clock.
 """
 
 import json
@@ -106,7 +106,8 @@ def resolve(spec: RunSpec) -> Options:
     """
     task = tasks.find(spec.task)
     data = _read_preset(spec.preset)
-    for path, value in spec.overrides.items():
+    of_task = data.pop("tasks", {}).get(task.name, {})
+    for path, value in (of_task | spec.overrides).items():
         assign(data, path, value)
     try:
         options = Options.model_validate_json(json.dumps(data), strict=True)

@@ -52,7 +52,7 @@ def changed(content: dict, path: str, value: object) -> dict:
         (TRAIN, "train.held_out", 2.5, "2.5 is neither a share below 1 nor a number of episodes; use 2"),
         (TRAIN, "train.profile", [5, 4], "profile [5, 4] must be [first, last] with at most 50 of the steps 1 to"),
         (TRAIN, "train.profile", [1, 51], "with at most 50 of the steps"),
-        (TRAIN, "train.profile", [2400, 2401], "of the steps 1 to 2400"),
+        (TRAIN, "train.profile", [4000, 4001], "of the steps 1 to 4000"),
         (TRAIN, "model.action_horizon", 78, "longer than the longest pushcube demonstration (77 steps)"),
         (TRAIN, "model.vlm.depth", 7, "vlm.depth 7 and expert.depth"),
         (TRAIN, "model.image_size", 225, "image_size 225 is not divisible by vit.patch_size 14"),

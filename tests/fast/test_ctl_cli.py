@@ -73,7 +73,7 @@ def command(capsys, *words: str) -> tuple[int, str, str]:
             "submit eval pushcube --preset lora",
             "weights push pi05_base --from pi05_base --target local; then gcloud",
         ),
-        ("submit eval pushcube --set eval.step=77", "it keeps the last, 2400, and multiples of train.keep_every="),
+        ("submit eval pushcube --set eval.step=77", "it keeps the last, 4000, and multiples of train.keep_every="),
         (
             "submit train pushcube --until 0.1",
             "--until is about the success rate of an evaluation; leave it out",

@@ -204,7 +204,7 @@ def test_stored_runs_are_compared_by_name(house, capsys):
     pair = next(line for line in lines if "better" in line)
     assert pair[:8] == [two, one, "20", "10", "9", "0", "1", "+45"]
     assert ["train.seed", "0", "1"] in lines
-    assert ["train.steps", "2400", "1200"] in lines
+    assert ["train.steps", "4000", "1200"] in lines
     assert not any(line[:1] == ["eval.environments"] for line in lines)
     assert "nobody wrote down the version of ManiSkill" in said.err
 

@@ -121,9 +121,9 @@ def finish(here: Path, name: str) -> None:
 def test_a_training_that_is_done_stays_itself_without_its_data(capsys, here):
     train = put(here, spec("train"), created=1)
     finish(here, train)
-    make(here, RunPaths(train).checkpoint(2400))
+    make(here, RunPaths(train).checkpoint(4000))
     assert shown(capsys, "train", "pushcube")[0]["run"] == train
-    storage(here).delete(RunPaths(train).checkpoint(2400))
+    storage(here).delete(RunPaths(train).checkpoint(4000))
     assert shown(capsys, "train", "pushcube")[0]["kind"] == "pipeline"
 
 
@@ -190,7 +190,7 @@ def test_all_tasks_are_one_table_with_a_reason_where_there_is_no_number(capsys, 
     pipeline = put(here, spec("pipeline"), created=1)
     _, _, train, evaluation = [pipeline, *(stage.run for stage in stages(run(spec("pipeline"))))]
     rows = [{"seed": n, "success_once": n > 0, "success_at_end": n > 0, "steps": 9} for n in range(10)]
-    result = {"policy": "checkpoint", "checkpoint": f"runs/{train}/checkpoints/2400", "episodes": rows}
+    result = {"policy": "checkpoint", "checkpoint": f"runs/{train}/checkpoints/4000", "episodes": rows}
     storage(here).write(f"{RunPaths(evaluation).results}/0.json", json.dumps(result).encode())
     finish(here, pipeline)
     put(here, spec("eval", overrides={"eval.policy": "oracle"}), created=5)  # which is no policy
@@ -206,7 +206,7 @@ def test_all_tasks_are_one_table_with_a_reason_where_there_is_no_number(capsys, 
         assert (code, err) == (0, "")
         lines = {line.split()[0]: line for line in out.splitlines()}
         assert lines["pushcube"].split("  ")[0] == "pushcube"
-        for part in ("90 %", "60 to 98 %", "10", "2400", "Done", pipeline):
+        for part in ("90 %", "60 to 98 %", "10", "4000", "Done", pipeline):
             assert part in lines["pushcube"]
         assert f"no room; pi05ctl resume {failed}" in lines["pullcube"]
         assert parent in lines["stackcube"]

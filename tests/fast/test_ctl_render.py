@@ -64,8 +64,8 @@ def test_a_stage_is_the_run_that_a_person_would_submit():
 
 
 SAME = [
-    ({}, {"demos.count": 400}),  # the preset's own value
-    ({}, {"train.steps": 2400}),
+    ({}, {"demos.count": 540}),  # the preset's own value
+    ({}, {"train.steps": 4000}),
     ({}, {"demos.workers": 7, "demos.block": 3, "train.fsdp_devices": 1}),  # how, not what
     ({"train.optimizer.weight_decay": 1}, {"train.optimizer.weight_decay": 1.0}),
 ]
@@ -165,7 +165,7 @@ def test_a_moved_job_keeps_its_identity():
 
 def test_job_json_shows_every_option():
     content = json.loads(render(spec("train"), SETTINGS).job_json)
-    assert content["train"]["optimizer"]["decay_steps"] == 2400
+    assert content["train"]["optimizer"]["decay_steps"] == 4000
     assert None not in json.loads(render(spec("demos"), SETTINGS).job_json)["demos"].values()
 
 

@@ -34,7 +34,17 @@ def test_presets_are_offered_smallest_first():
 
 def test_a_preset_has_only_sections_that_exist():
     for name in presets():
-        assert set(tomllib.loads((PRESETS / f"{name}.toml").read_text())) <= set(runspec.Options.model_fields)
+        said = tomllib.loads((PRESETS / f"{name}.toml").read_text())
+        assert set(said) <= {*runspec.Options.model_fields, "tasks"}
+        assert set(said.get("tasks", {})) <= set(tasks.TASKS)
+
+
+def test_what_a_preset_says_for_one_task_holds_for_it_alone_and_less_than_what_the_user_says():
+    def steps(task, **overrides):
+        return resolve(RunSpec(kind="train", task=task, preset="tiny", overrides=overrides)).train.steps
+
+    assert steps("stackcube") > steps("pickcube")
+    assert steps("stackcube", **{"train.steps": 700}) == 700
 
 
 def test_full_is_the_handover_and_the_released_sizes():
@@ -138,7 +148,7 @@ def test_an_unknown_path_is_refused_with_the_nearest(text, message):
         ({"train__batch_size": 30, "train__fsdp_devices": 8}, "use 24 or 32"),
         ({"train__batch_size": 2, "train__fsdp_devices": 8}, "use 8"),
         ({"eval__execute_steps": 17}, "eval.execute_steps 17 is more than the 16 actions of a chunk"),
-        ({"demos__first_seed": 999_500}, "may try the seeds 999500 to 1001499"),
+        ({"demos__first_seed": 999_500}, "may try the seeds 999500 to 1002199"),
         ({"train__stpes": 1}, "unknown option 'train.stpes'; did you mean 'train.steps'?"),
     ],
 )

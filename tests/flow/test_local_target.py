@@ -287,14 +287,14 @@ def test_a_training_that_is_done_is_resumed_with_more_steps_and_another_seed(ben
     assert bench.until_ended(run).state == "Done"
     refused = bench.command("resume", run, "--set", "train.seed=1")
     assert (refused.returncode, "add --set train.steps=" in refused.stderr) == (2, True)
-    assert bench.command("resume", run, "--set", "train.steps=4000", "--set", "train.seed=1").returncode == 0
+    assert bench.command("resume", run, "--set", "train.steps=5000", "--set", "train.seed=1").returncode == 0
     assert bench.until_ended(run).state == "Done"
-    assert bench.storage.exists(RunPaths(run).checkpoint(4000))
+    assert bench.storage.exists(RunPaths(run).checkpoint(5000))
     line = bench.command("status", run).stdout.splitlines()[1]
-    assert line.endswith("train.steps=4000 instead of 2400, train.seed=1 instead of 0")
+    assert line.endswith("train.steps=5000 instead of 4000, train.seed=1 instead of 0")
     assert json.loads(bench.command("status", run, "-o", "json").stdout)[0]["changed"]
     assert bench.command("submit", "train", "pushcube").stdout.startswith(f"{run}  is done already")
-    assert json.loads(bench.storage.read(RunPaths(run).job))["train"]["steps"] == 4000
+    assert json.loads(bench.storage.read(RunPaths(run).job))["train"]["steps"] == 5000
 
 
 def test_a_training_that_runs_cannot_be_resumed_otherwise(bench):
