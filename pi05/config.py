@@ -97,6 +97,12 @@ class GemmaConfig(Section):
     """Sizes of one Gemma (the language model or the action expert).
 
     Attributes:
+        width: Numbers a token; even.
+        depth: Layers; the same in both Gemmas, whose attention is joint, as are heads and head_dim.
+        mlp_dim: Hidden width of each layer's MLP.
+        num_heads: Query heads.
+        num_kv_heads: Heads of keys and values that the query heads share.
+        head_dim: Numbers a head; even.
         lora_rank: Rank of the factors beside each matrix of attention and MLP (LoRA, arXiv 2106.09685; alpha is the
             rank, so nothing is scaled). Where there are factors they are trained and this Gemma's own weights are
             frozen. 0: no factors, and the weights are trained.
@@ -112,7 +118,15 @@ class GemmaConfig(Section):
 
 
 class VitConfig(Section):
-    """Sizes of the image tower."""
+    """Sizes of the image tower.
+
+    Attributes:
+        width: Numbers a patch; divisible by num_heads.
+        depth: Layers.
+        mlp_dim: Hidden width of each layer's MLP.
+        num_heads: Attention heads.
+        patch_size: Height and width of a patch, in pixels; model.image_size is a multiple of it.
+    """
 
     width: Positive
     depth: Positive
@@ -125,6 +139,7 @@ class ModelConfig(Section):
     """Sizes of Pi0.5; the defaults of nothing, so that a preset shows them all.
 
     Attributes:
+        vocab_size: Rows of the token table, at least the tokenizer's.
         image_size: Height and width of an image the tower takes, in pixels; images of another size are resized.
         action_dim: Width A that states and actions are padded to.
         action_horizon: H, actions in a chunk.
@@ -191,7 +206,16 @@ class OptimizerConfig(Section):
     """AdamW with warm-up and cosine decay (the recipe of the Pi0.5 release).
 
     The learning rate rises linearly from peak_lr / (warmup_steps + 1) to peak_lr, then falls as a cosine to end_lr at
-    decay_steps and stays there. decay_steps None means the run's steps.
+    decay_steps and stays there.
+
+    Attributes:
+        peak_lr, end_lr: Learning rates after the rise and after the fall.
+        warmup_steps: Steps of the rise.
+        decay_steps: Step at which the fall ends; None means the run's steps.
+        b1, b2: Decay of the means of gradients and of their squares.
+        eps: Added to the root of the mean square.
+        weight_decay: Share of a weight that is taken off it each step, times the learning rate.
+        clip_norm: Longer gradients, over all parameters, are shortened to this length.
     """
 
     peak_lr: Annotated[float, Field(gt=0)] = 5e-5

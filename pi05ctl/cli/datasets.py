@@ -24,7 +24,14 @@ HEADER = ("DATASET", "DEMOS", "FRAMES", "SIZE", "AGE", "CAMERAS", "RENDERER", "Y
 _SEEDS_SHOWN = 200
 """Characters of a list of seeds; the json has all."""
 
-datasets = typer.Typer(help="Datasets of demonstrations.", no_args_is_help=True)
+datasets = typer.Typer(invoke_without_command=True)
+
+
+@datasets.callback()
+def alone(context: typer.Context) -> None:
+    """Datasets of demonstrations; alone, it lists them."""
+    if context.invoked_subcommand is None:
+        list_datasets()
 
 
 @datasets.command("list")

@@ -15,7 +15,7 @@ import typer
 
 from pi05.errors import AccessError, JobError, TemporaryError
 from pi05.tasks import TASKS
-from pi05ctl.cli import datasets, setup, stored, terminal
+from pi05ctl.cli import datasets, described, setup, stored, terminal
 from pi05ctl.cli import plan as cli_plan
 from pi05ctl.cli.options import Output, OutputOption, RunArgument, TargetOption, service_of
 from pi05ctl.errors import (
@@ -403,6 +403,7 @@ def _say_copy(path: Path | None) -> None:
 
 
 app.add_typer(cli_plan.app)
+app.add_typer(described.app)
 app.add_typer(setup.app)
 app.add_typer(datasets.datasets, name="datasets")
 app.add_typer(stored.weights, name="weights")

@@ -5,6 +5,7 @@ A preset is a TOML file beside this module with the sections of `Options`, and o
 and in job.json. This module reads presets and knows no storage, no target and no clock.
 """
 
+import difflib
 import json
 import shlex
 import tomllib
@@ -192,12 +193,47 @@ def _check_path(path: str) -> None:
     inside = [name for name in known if name.startswith(f"{path}.")]
     if inside:
         raise UsageError(f"{path} is a section; set one of its values: {', '.join(inside)}")
-    raise UsageError(f"unknown option {path!r}{_nearest_path(path.lower(), known)}")
+    hint = _nearest_path(path.lower(), known) or "; pi05ctl options lists all"
+    raise UsageError(f"unknown option {path!r}{hint}")
+
+
+_OTHER_WORDS = {
+    "lr": "train.optimizer.peak_lr",
+    "learning_rate": "train.optimizer.peak_lr",
+    "warmup": "train.optimizer.warmup_steps",
+    "grad_clip": "train.optimizer.clip_norm",
+    "max_grad_norm": "train.optimizer.clip_norm",
+    "epochs": "train.steps",
+    "iterations": "train.steps",
+    "num_train_steps": "train.steps",
+    "save_interval": "train.save_every",
+    "save_freq": "train.save_every",
+    "log_freq": "train.log_every",
+    "precision": "compute.dtype",
+    "remat": "compute.recompute",
+    "gradient_checkpointing": "compute.recompute",
+    "gradient_accumulation_steps": "compute.microbatches",
+    "pretrained_path": "train.weights",
+    "num_demos": "demos.count",
+    "num_traj": "demos.count",
+    "chunk_size": "model.action_horizon",
+    "n_action_steps": "eval.execute_steps",
+    "replan_steps": "eval.execute_steps",
+    "num_steps": "eval.sampling_steps",
+    "num_envs": "eval.environments",
+    "num_episodes": "eval.episodes",
+    "n_episodes": "eval.episodes",
+}
+"""What openpi, LeRobot, ManiSkill and others call an option of ours."""
 
 
 def _nearest_path(path: str, known: list[str]) -> str:
-    """Return a hint: first within the section that was named, then by the last name, then anywhere."""
+    """Return a hint: as others call it, within the section that was named, by the last name, then anywhere."""
     section, last = path.partition(".")[0], path.rpartition(".")[2]
+    if last not in {name.rpartition(".")[2] for name in known}:
+        theirs = difflib.get_close_matches(last, _OTHER_WORDS, n=1, cutoff=0.85)
+        if theirs:
+            return f"; did you mean {_OTHER_WORDS[theirs[0]]!r}?"
     same_section = [name for name in known if name.startswith(f"{section}.")]
     same_name = [name for name in known if name.rpartition(".")[2] == last]
     both = [name for name in same_section if name in same_name]

@@ -409,9 +409,9 @@ def run_cli(*words: str, **environment: str | None) -> subprocess.CompletedProce
 
 
 def test_a_group_of_commands_alone_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["datasets"]) == 2
+    assert cli.run(["weights"]) == 2
     said = capsys.readouterr()
-    assert "\n  list " in said.out
+    assert "\n  push " in said.out
     assert said.err == ""
 
 
@@ -444,3 +444,19 @@ def test_status_that_watches_asks_again(monkeypatch: pytest.MonkeyPatch, capsys:
     said = capsys.readouterr()
     assert said.err == "pi05ctl: no route (asked again)\n"
     assert '"Done"' in said.out
+
+
+def test_options_are_told_with_what_each_preset_says(capsys, here):
+    code, out, _ = command(capsys, "options", "train.batch_size")
+    assert (code, out.splitlines()[0]) == (0, "train.batch_size  (whole number > 0)")
+    assert out.splitlines()[1] == "    tiny, micro, lora 32; small, full 64"
+    code, out, _ = command(capsys, "options", "eval.step", "-o", "json")
+    [told] = json.loads(out)
+    assert (told["path"], told["values"]["full"]) == ("eval.step", None)
+    code, _, err = command(capsys, "options", "--task", "pushcub")
+    assert (code, "did you mean 'pushcube'?" in err) == (2, True)
+
+
+def test_datasets_alone_lists_them(capsys, here):
+    _, listed, words = command(capsys, "datasets", "list")
+    assert command(capsys, "datasets") == (0, listed, words)

@@ -11,6 +11,7 @@ from pi05 import tasks
 from pi05.errors import ConfigError
 from pi05ctl.errors import UsageError
 from pi05ctl.spec import runspec
+from pi05ctl.spec.described import options
 from pi05ctl.spec.runspec import RunSpec, format_value, parse_assignment, parse_value, presets, resolve
 
 PRESETS = Path(runspec.__file__).with_name("presets")
@@ -124,6 +125,10 @@ def test_an_assignment_keeps_later_equals_signs():
         ("steps=5", "did you mean 'train.steps'?"),
         ("train.peak_lr=1", "did you mean 'train.optimizer.peak_lr'?"),
         ("Train.Steps=5", "did you mean 'train.steps'?"),
+        ("lr=1", "did you mean 'train.optimizer.peak_lr'?"),
+        ("train.lerning_rate=1", "did you mean 'train.optimizer.peak_lr'?"),
+        ("epochs=1", "did you mean 'train.steps'?"),
+        ("num_demos=1", "did you mean 'demos.count'?"),
         ("train.optimizer=5", "train.optimizer is a section; set one of its values: train.optimizer.peak_lr"),
         ("train.steps", "--set 'train.steps' has no value"),
         ("=5", "unknown option ''"),
@@ -183,3 +188,27 @@ def test_the_command_of_a_spec_asks_for_it_again():
         "--set 'train.freeze=[\"a.*\", \"b\"]' --set 'train.weights=my base'"
     )
     assert asked.command("demos").startswith("pi05ctl submit demos pushcube")
+
+
+# ---- All options, told -----------------------------------------------------------------------------------------------
+def test_every_option_has_a_sentence_and_what_each_preset_says():
+    told = options("stackcube")
+    assert [one.path for one in told if not one.sentence] == []
+    assert {tuple(one.values) for one in told} == {tuple(presets())}
+    [steps] = options("stackcube", "train.steps")
+    assert (steps.kind, steps.values["full"]) == ("whole number > 0", 30_000)
+    assert steps.values["tiny"] == resolve(RunSpec(kind="train", task="stackcube", preset="tiny")).train.steps
+
+
+def test_what_others_call_an_option_is_an_option_of_ours():
+    assert set(runspec._OTHER_WORDS.values()) <= {one.path for one in options("pushcube")}
+
+
+def test_a_section_is_told_alone_and_one_that_is_none_is_refused():
+    assert {one.path.rpartition(".")[0] for one in options("pushcube", "train")} == {
+        "train",
+        "train.optimizer",
+        "train.augment",
+    }
+    with pytest.raises(UsageError, match=r"'trian'; did you mean 'train'\? sections are convention, demos, model.vlm"):
+        options("pushcube", "trian")
