@@ -259,7 +259,7 @@ def profiled(folder: str) -> None:
     profile = cProfile.Profile()
     with contextlib.redirect_stdout(io.StringIO()):
         profile.enable()
-        from pi05ctl.cli import runs as cli
+        from pi05ctl.cli import main as cli
 
         cli.run(["status"])
         profile.disable()

@@ -1,4 +1,4 @@
-"""The commands around datasets. runs.py adds them to its own."""
+"""The commands around datasets. main.py adds them to its own."""
 
 import shlex
 import time
@@ -140,7 +140,7 @@ def _convert(wish: "Wish", target: str | None, preset: str | None) -> None:
 
 def _replay(recorded: "Recorded", task: str, target: str | None, preset: str | None) -> None:
     """Replay ManiSkill's recordings in a demos run, follow it, and say how to train on what it makes."""
-    from pi05ctl.cli import runs
+    from pi05ctl.cli.submit import submit
     from pi05ctl.errors import UsageError
     from pi05ctl.service import Request
     from pi05ctl.stored import datasets as found_in
@@ -153,7 +153,7 @@ def _replay(recorded: "Recorded", task: str, target: str | None, preset: str | N
             f"local, or from where pods see it: pi05ctl submit demos {task} --set demos.source=PATH"
         )
     terminal.say(f"replaying {recorded.episodes:,} recordings of {recorded.mode} from {recorded.path}")
-    runs.submit("demos", task, target, preset, changes, follow=True)
+    submit("demos", task, target, preset, changes, follow=True)
     (made,) = service.render(Request("demos", task, preset, changes))
     found_in.verify(service.storage, cast("DemosJob", made.job).dataset, service.settings.python)
     terminal.out(f"{made.spec.command('train')}\n")

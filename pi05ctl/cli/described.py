@@ -1,4 +1,4 @@
-"""The command `options`: what can be set, with what each preset says. runs.py adds it to its own."""
+"""The command `options`: what can be set, with what each preset says. main.py adds it to its own."""
 
 import textwrap
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""The command that says what a training needs and costs before GPUs are booked. runs.py adds it to its own."""
+"""The command that says what a training needs and costs before GPUs are booked. main.py adds it to its own."""
 
 from collections.abc import Sequence
 from pathlib import Path

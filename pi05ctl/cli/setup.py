@@ -1,4 +1,4 @@
-"""The commands around runs: doctor, init and gc. runs.py adds them to its own."""
+"""The commands around runs: doctor, init and gc. main.py adds them to its own."""
 
 import signal
 import subprocess

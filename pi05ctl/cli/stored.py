@@ -1,4 +1,4 @@
-"""The commands around weights and checkpoints. runs.py adds them to its own."""
+"""The commands around weights and checkpoints. main.py adds them to its own."""
 
 import time
 from dataclasses import asdict

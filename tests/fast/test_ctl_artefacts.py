@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pi05.storage import FileStorage, RunPaths
-from pi05ctl.cli import runs as cli
+from pi05ctl.cli import main as cli
 from pi05ctl.runs.records import Records
 from pi05ctl.spec.render import render
 from pi05ctl.spec.runspec import RunSpec
@@ -193,13 +193,13 @@ def test_checkpoints_are_listed_with_what_is_known_of_them(capsys: pytest.Captur
     assert lines[0].split() == ["STEP", "SIZE", "FOR", "AGE", "KEPT", "EVALUATED"]
     assert "5,000" in lines[1]
     assert "5.0 kB" in lines[1]
-    assert "every 5000" in lines[1]
+    assert "every 1000" in lines[1]
     assert "50% of 4 (eval-pushcube-" in lines[1]
     assert "5.2 kB  resume, policy  " in lines[2]
     assert "last" in lines[3]
     rows = json.loads(command(capsys, "checkpoints", "list", trained, "-o", "json")[1])
     assert [(row["run"], row["step"], row["size"], row["resumable"], row["kept"]) for row in rows] == [
-        (trained, 5000, 5000, False, "every 5000"),
+        (trained, 5000, 5000, False, "every 1000"),
         (trained, 5200, 5200, True, "resume"),
         (trained, 5400, 5400, False, "last"),
     ]

@@ -10,7 +10,8 @@ import pytest
 
 from pi05.config import DemosJob, load_job
 from pi05.storage import FileStorage, RunPaths
-from pi05ctl.cli import runs as cli
+from pi05ctl.cli import main as cli
+from pi05ctl.cli import runs
 from pi05ctl.errors import Unreachable
 from pi05ctl.runs.records import Record
 from pi05ctl.runs.status import RunStatus
@@ -384,7 +385,7 @@ HEAVY = ("numpy", "jax", "torch", "mani_skill", "pydantic", "rich", "google_crc3
 
 
 def test_starting_loads_nothing_heavy():
-    script = f"import sys, pi05ctl.cli.runs; print([name for name in {HEAVY!r} if name in sys.modules])"
+    script = f"import sys, pi05ctl.cli.main; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
@@ -438,15 +439,16 @@ def test_status_that_watches_asks_again(monkeypatch: pytest.MonkeyPatch, capsys:
             raise answer
         return answer
 
-    monkeypatch.setattr(cli, "WATCH_EVERY", 0)
-    view = cli._View(look, str, status_json, lambda shown: shown[0].ended)
-    cli._watch(view, cli.Output.json)
+    monkeypatch.setattr(runs, "WATCH_EVERY", 0)
+    view = runs.View(look, str, status_json, lambda shown: shown[0].ended)
+    runs._watch(view, runs.Output.json)
     said = capsys.readouterr()
     assert said.err == "pi05ctl: no route (asked again)\n"
     assert '"Done"' in said.out
 
 
-def test_options_are_told_with_what_each_preset_says(capsys, here):
+@pytest.mark.usefixtures("here")
+def test_options_are_told_with_what_each_preset_says(capsys):
     code, out, _ = command(capsys, "options", "train.batch_size")
     assert (code, out.splitlines()[0]) == (0, "train.batch_size  (whole number > 0)")
     assert out.splitlines()[1] == "    tiny, micro, lora 32; small, full 64"
@@ -457,6 +459,7 @@ def test_options_are_told_with_what_each_preset_says(capsys, here):
     assert (code, "did you mean 'pushcube'?" in err) == (2, True)
 
 
-def test_datasets_alone_lists_them(capsys, here):
+@pytest.mark.usefixtures("here")
+def test_datasets_alone_lists_them(capsys):
     _, listed, words = command(capsys, "datasets", "list")
     assert command(capsys, "datasets") == (0, listed, words)

@@ -9,7 +9,7 @@ import pytest
 
 from pi05.intervals import mcnemar, paired
 from pi05.storage import FileStorage, RunPaths
-from pi05ctl.cli import runs as cli
+from pi05ctl.cli import main as cli
 from pi05ctl.errors import UsageError
 from pi05ctl.runs import comparison
 from pi05ctl.runs.comparison import Subject, compare

@@ -17,7 +17,7 @@ from pi05.errors import ConfigError
 from pi05.plan.document import Plan
 from pi05.plan.estimate import estimate
 from pi05.storage import FileStorage
-from pi05ctl.cli import runs as cli
+from pi05ctl.cli import main as cli
 from pi05ctl.doctor import cluster, local, pods
 from pi05ctl.doctor.cluster import RIGHTS, Contexts, Site
 from pi05ctl.doctor.described import InPod

@@ -10,7 +10,7 @@ import pytest
 
 from pi05.events import Event
 from pi05.storage import FileStorage, RunPaths
-from pi05ctl.cli import runs as cli
+from pi05ctl.cli import main as cli
 from pi05ctl.errors import TargetError, UsageError
 from pi05ctl.runs import gc
 from pi05ctl.runs.facts import ABSENT, Facts

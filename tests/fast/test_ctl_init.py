@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pi05ctl.cli import init
-from pi05ctl.cli import runs as cli
+from pi05ctl.cli import main as cli
 from pi05ctl.cli.init import Answers, Given, collect
 from pi05ctl.errors import UsageError
 from pi05ctl.spec.settings import Cluster, Images, load

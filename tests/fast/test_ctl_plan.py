@@ -9,7 +9,7 @@ from pi05.chips import Machine, find
 from pi05.config import TrainJob
 from pi05.errors import ConfigError
 from pi05.plan.estimate import estimate
-from pi05ctl.cli import runs as cli
+from pi05ctl.cli import main as cli
 from pi05ctl.errors import DoesNotFit, UsageError
 from pi05ctl.planning import admission
 from pi05ctl.planning.compiling import Here

@@ -17,7 +17,7 @@ from pi05.data.blocks import png
 from pi05.data.dataset import META, Attempt, DatasetMeta, Demo
 from pi05.data.verify import main, problems
 from pi05.storage import MANIFEST, FileStorage
-from pi05ctl.cli import runs as cli
+from pi05ctl.cli import main as cli
 from pi05ctl.stored.datasets import spans
 
 SIZE = 16

@@ -10,7 +10,7 @@ from pi05.config import EvalJob, TrainJob
 from pi05.errors import DataError
 from pi05.storage import FileStorage
 from pi05.tasks import find
-from pi05ctl.cli import runs as cli
+from pi05ctl.cli import main as cli
 from pi05ctl.errors import UsageError
 from pi05ctl.spec.render import around, render, stages
 from pi05ctl.spec.runspec import RunSpec
