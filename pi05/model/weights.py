@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from pi05.config import ModelConfig
@@ -64,6 +65,24 @@ def ranks(folder: Path) -> tuple[int, int]:
     return _ranks(_leaves(folder))
 
 
+def read_through(folder: Path) -> None:
+    """Read every array of a checkpoint of any tree once, and keep none.
+
+    Raises:
+        DataError: Something is missing or damaged.
+    """
+    everything = arrays.described(folder)
+    leaves, form = jax.tree_util.tree_flatten(everything)
+    sizes = {str(number): math.prod(getattr(leaf, "shape", None) or ()) * 8 for number, leaf in enumerate(leaves)}
+    with arrays.reading(folder), arrays.checkpointer() as orbax:
+        for group in _groups(sizes):
+            chosen = {int(number) for number in group}
+            item = [0 if number in chosen else ocp.PLACEHOLDER for number in range(len(leaves))]
+            how = [ocp.RestoreArgs(restore_type=np.ndarray)] * len(leaves)
+            some = ocp.args.PyTreeRestore(form.unflatten(item), restore_args=form.unflatten(how))
+            orbax.restore(folder.absolute(), args=some)
+
+
 def for_acting(config: ModelConfig, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
     """Return where and as what a policy that computes in `dtype` needs each parameter: on the default device.
 
@@ -98,24 +117,22 @@ def check(found: dict[str, jax.ShapeDtypeStruct], config: ModelConfig) -> list[s
 
 def _leaves(folder: Path) -> dict[str, tuple[tuple[str, ...], jax.ShapeDtypeStruct]]:
     """Return path -> (keys in the file, shape and dtype) of a checkpoint, from its metadata alone."""
-    if not (folder / "_METADATA").is_file():
-        raise DataError(f"{folder} is not an Orbax checkpoint: it has no _METADATA; expected <name>/params")
-    try:
-        with arrays.checkpointer() as orbax:
-            item = orbax.metadata(folder.absolute()).item_metadata
-    except (ValueError, KeyError, OSError) as error:
-        raise DataError(f"{folder} is a damaged Orbax checkpoint ({error}); fetch it again") from error
-    if item is None:
-        raise DataError(f"{folder} is a damaged Orbax checkpoint (unreadable _METADATA); fetch it again")
-    metadata = item.tree
-    if set(metadata) != {"params"}:
-        raise DataError(f"{folder} holds {sorted(metadata)}, expected the parameters under the key 'params'")
+    metadata = arrays.described(folder)
+    if not isinstance(metadata, dict) or set(metadata) != {"params"}:
+        holds = sorted(map(str, metadata)) if isinstance(metadata, dict) else type(metadata).__name__
+        raise DataError(f"{folder} holds {holds}, expected the parameters under the key 'params'")
     found = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(metadata["params"])[0]:
-        keys = tuple(str(part.key) for part in path)
-        name = "/".join(keys[:-1] if keys[-1] == "value" else keys)
-        found[name] = (keys, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
+    for path, leaf in jax.tree_util.tree_flatten_with_path(metadata["params"], is_leaf=lambda leaf: leaf is None)[0]:
+        keys = tuple(map(_key, path))
+        name = "/".join(keys[:-1] if keys[-1:] == ("value",) else keys)
+        shape, dtype = getattr(leaf, "shape", None) or (), getattr(leaf, "dtype", None) or bool
+        found[name] = (keys, jax.ShapeDtypeStruct(shape, dtype))  # what is no array is none of ours by its type
     return found
+
+
+def _key(part: Any) -> str:
+    """Return a part of a path in a tree, which in trees of others may be a place in a list."""
+    return str(next(getattr(part, name) for name in ("key", "idx", "name") if hasattr(part, name)))
 
 
 def _ranks(found: Mapping[str, tuple[Any, jax.ShapeDtypeStruct]]) -> tuple[int, int]:
@@ -151,18 +168,15 @@ def _load(folder: Path, keys: dict[str, tuple[str, ...]], target: Mapping[str, A
         return {"params": tree.nest({"/".join(keys[path]): value for path, value in values.items()})}
 
     loaded = {}
-    try:
-        with arrays.checkpointer() as orbax:
-            for group in _groups({path: math.prod(target[path].shape) * 4 for path in keys}):
-                some = ocp.args.PyTreeRestore(
-                    item=nested(dict.fromkeys(group, 0)),
-                    restore_args=nested({path: argument(path) for path in group}),
-                    partial_restore=True,
-                )
-                flat = tree.flatten(orbax.restore(folder.absolute(), args=some)["params"])
-                loaded |= {path: flat["/".join(keys[path])] for path in group}
-    except (ValueError, OSError) as error:
-        raise DataError(f"{folder} is a damaged Orbax checkpoint ({error}); fetch it again") from error
+    with arrays.reading(folder), arrays.checkpointer() as orbax:
+        for group in _groups({path: math.prod(target[path].shape) * 4 for path in keys}):
+            some = ocp.args.PyTreeRestore(
+                item=nested(dict.fromkeys(group, 0)),
+                restore_args=nested({path: argument(path) for path in group}),
+                partial_restore=True,
+            )
+            flat = tree.flatten(orbax.restore(folder.absolute(), args=some)["params"])
+            loaded |= {path: flat["/".join(keys[path])] for path in group}
     return loaded
 
 

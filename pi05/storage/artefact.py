@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -40,9 +40,37 @@ def crc32c(path: Path) -> str:
 
 
 def files_of(folder: Path) -> list[str]:
-    """Return the names of all files below a folder, sorted; a manifest of the folder itself is not one of them."""
-    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """Return the names of all files below a folder, sorted; a manifest of the folder itself is not one of them.
+
+    Links are followed: what is large is moved to another disk and linked back. A folder that is not there has none.
+
+    Raises:
+        DataError: A link leads nowhere or back up, something is neither file nor folder, or may not be read.
+    """
+    if not folder.exists() and not folder.is_symlink():
+        return []
+    names = (path.relative_to(folder).as_posix() for path in _below(folder, ()))
     return sorted(name for name in names if name != MANIFEST)
+
+
+def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    """Yield the files below a folder; `above` are the real folders that it is in."""
+    try:
+        here, entries = folder.resolve(), sorted(folder.iterdir())
+        kinds = [(path, path.is_dir(), path.is_file()) for path in entries]
+    except OSError as error:
+        raise DataError(f"{error.filename or folder} cannot be read ({error.strerror}); nothing is left out") from error
+    if here in above:
+        raise DataError(f"{folder} is a link back to {here}, in which it lies itself; remove the link")
+    for path, is_folder, is_file in kinds:
+        if is_folder:
+            yield from _below(path, (*above, here))
+        elif is_file:
+            yield path
+        elif path.is_symlink():
+            raise DataError(f"{path} is a link to {path.readlink()}, which does not exist; put that back or remove it")
+        else:
+            raise DataError(f"{path} is neither a file nor a folder; remove it")
 
 
 def entry_of(path: Path) -> Entry:

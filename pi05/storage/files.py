@@ -89,7 +89,8 @@ class FileStorage(Storage):
         shutil.rmtree(_staging(self.path(key)), ignore_errors=True)
         _making(self.path(key)).unlink(missing_ok=True)
         if not self.exists(key):
-            shutil.rmtree(self.path(key), ignore_errors=True)
+            with contextlib.suppress(OSError):
+                _remove(self.path(key))
 
     def scan(self, prefix: str, names: Iterable[str]) -> dict[str, bytes]:
         folder, found = self.path(prefix), dict[str, bytes]()
@@ -103,7 +104,7 @@ class FileStorage(Storage):
         path = self.path(key)
         if path.is_dir():
             (path / MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(path)
+            _remove(path)
         else:
             path.unlink(missing_ok=True)
 
@@ -190,7 +191,9 @@ class FileStorage(Storage):
     def fetch(self, key: str, folder: Path) -> None:
         source = self.open(key)
         with disk_errors(f"copying {key} to {folder}"), artefact.placed(folder) as part:
-            shutil.copytree(source, part, dirs_exist_ok=True)
+            for name in (*artefact.load_manifest((source / MANIFEST).read_bytes()), MANIFEST):
+                (part / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / name, part / name)
 
     def scratch(self, key: str) -> Path:
         return self.path(key)
@@ -229,6 +232,14 @@ def _staging(target: Path) -> Path:
 def _making(target: Path) -> Path:
     """Return the file that whoever makes an artefact has locked."""
     return target.with_name(f".{target.name}.making")
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder; of a link to one the link, because what it leads to is another's."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder)
 
 
 def _move(source: Path, target: Path, absent: bool) -> bool:
@@ -287,7 +298,8 @@ def _finish(staging: Path, target: Path, files: dict[str, Entry]) -> None:
         file.write(artefact.dump_manifest(files))
         file.flush()
         os.fsync(file.fileno())
-    shutil.rmtree(target, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        _remove(target)
     staging.rename(target)
     _sync(target.parent)
 

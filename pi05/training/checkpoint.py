@@ -181,7 +181,7 @@ def restore(folder: Path, mesh: Mesh, model: ModelConfig, train: TrainConfig, co
     state = training.placed_state(mesh, model, train, compute)
     params = weights.read(folder / PARAMS, model, state.params)
     target = _beside_params(state)
-    with arrays.checkpointer() as orbax:
+    with arrays.reading(folder / STATE), arrays.checkpointer() as orbax:
         beside = orbax.restore(
             (folder / STATE).absolute(),
             args=ocp.args.PyTreeRestore(item=target, restore_args=ocp.checkpoint_utils.construct_restore_args(target)),

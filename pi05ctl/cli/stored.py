@@ -36,10 +36,14 @@ def push_weights(
     artefacts.weights_key(name)
     if source is None:
         raise UsageError(f"say what to push: --from PATH. The released ones: {artefacts.push_command(name)}")
-    storage = service_of(target).storage
-    pushed = artefacts.push_weights(storage, name, source)
-    what = "is there already, verified" if pushed.already else "is there now, verified"
+    service = service_of(target)
+    storage = service.storage
+    pushed = artefacts.push_weights(storage, name, source, service.settings.python)
+    verified = "every checksum agrees" if pushed.unopened else "verified"
+    what = f"is there already, {verified}" if pushed.already else f"is there now, {verified}"
     terminal.say(f"{storage.url}/{pushed.key} {what}: {pushed.files} files, {terminal.size(pushed.size)}")
+    if pushed.unopened:
+        terminal.say(f"it was not opened, so a job may still find it damaged: {pushed.unopened}")
 
 
 @weights.command("verify")

@@ -1,12 +1,14 @@
 """Weights and checkpoints of people: from a folder on this machine to storage and back, verified on both ways.
 
-Knows the two forms that training reads (an Orbax checkpoint, a SentencePiece model), from their names and first bytes
-alone: what is inside them is checked when a job loads them.
+Knows the two forms that training reads (an Orbax checkpoint, a SentencePiece model) from their names and first bytes
+alone; the jobs' interpreter opens them (pi05.training.opening), because that takes JAX.
 """
 
 import contextlib
 import json
+import os
 import re
+import subprocess
 import tempfile
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pi05.errors import DataError
-from pi05.storage import MANIFEST, STATE, RunPaths, Storage, crc32c, removal
+from pi05.storage import MANIFEST, STATE, Entry, RunPaths, Storage, crc32c, files_of, load_manifest, removal
 from pi05ctl.errors import UsageError
 from pi05ctl.stored import evaluations
 
@@ -35,12 +37,20 @@ _OTHER_FORMS = {
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push did: the key, how much is there, and whether it was there already."""
+    """What a push did.
+
+    Attributes:
+        key: In storage.
+        files, size: How much is there, in bytes.
+        already: Whether it was there before.
+        unopened: Why it could not be opened here, or "" when all that it holds was read.
+    """
 
     key: str
     files: int
     size: int
     already: bool
+    unopened: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,30 +74,52 @@ class Checkpoint:
     evaluated: tuple[str, ...]
 
 
-def push_weights(storage: Storage, name: str, source: Path) -> Pushed:
+def push_weights(storage: Storage, name: str, source: Path, python: str | None = None) -> Pushed:
     """Put weights, or a tokenizer, into storage as weights/<name>; what is there and equal is left alone.
 
     Args:
         storage: Where to.
         name: Their name, as train.weights or train.tokenizer says it.
         source: An Orbax checkpoint (with or without its folder `params`) or a SentencePiece file.
+        python: Interpreter of the jobs, which opens them before they are pushed; None: they are not opened.
 
     Raises:
         UsageError: The source is not of a form that training reads, or other weights have the name.
-        DataError: A file differs from the manifest beside it.
+        DataError: A file differs from the manifest beside it, is a link that leads nowhere, or cannot be opened.
     """
-    key = weights_key(name)
+    key, source = weights_key(name), source.expanduser()
     with _as_artefact(name, source) as folder:
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        size = sum(path.stat().st_size for path in files)
+        files = {one: folder / one for one in files_of(folder)}
+        size = sum(path.stat().st_size for path in files.values())
+        unopened = _opened(folder, source, python) if python else ""
         if storage.exists(key):
             if not storage.verify(key):
-                _refuse_other(storage, key, folder)
-                return Pushed(key, len(files), size, already=True)
+                _refuse_other(storage, key, files)
+                return Pushed(key, len(files), size, already=True, unopened=unopened)
             storage.delete(key)  # damaged: nobody can use it
         storage.publish(folder, key)
     _raise_damage(storage, key, "push it again")
-    return Pushed(key, len(files), size, already=False)
+    return Pushed(key, len(files), size, already=False, unopened=unopened)
+
+
+def _opened(folder: Path, source: Path, python: str) -> str:
+    """Have the jobs' interpreter open weights or a tokenizer; return why it cannot, or "".
+
+    Raises:
+        DataError: They are damaged.
+    """
+    (path,) = [*folder.glob("*.model")] or [folder]
+    command = [python, "-m", "pi05.training.opening", str(path)]
+    environ = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, env=environ)
+    except OSError as error:
+        return f"{python} does not run ({error.strerror})"
+    if asked.returncode == DataError.exit_code:
+        raise DataError(asked.stdout.strip().replace(str(path), str(source)))
+    if asked.returncode:
+        return f"{python}: {(asked.stderr.strip().splitlines() or [f'ended with code {asked.returncode}'])[-1]}"
+    return ""
 
 
 def verify_weights(storage: Storage, name: str) -> None:
@@ -104,6 +136,7 @@ def pull(storage: Storage, key: str, folder: Path) -> None:
         UsageError: Something else is in the folder.
         DataError: The artefact is damaged.
     """
+    folder = folder.expanduser()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(f"{folder} exists and is not empty; name a folder that does not exist")
     storage.fetch(key, folder.absolute())
@@ -194,7 +227,8 @@ def _raise_damage(storage: Storage, key: str, remedy: str) -> None:
 def _as_artefact(name: str, source: Path) -> Generator[Path]:
     """Yield a folder of links that has the form of weights/<name>."""
     if not source.exists():
-        raise UsageError(f"{source} does not exist; name the folder of an Orbax checkpoint or a .model file")
+        what = f"is a link to {source.readlink()}, which does not exist" if source.is_symlink() else "does not exist"
+        raise UsageError(f"{source} {what}; name the folder of an Orbax checkpoint or a .model file")
     with tempfile.TemporaryDirectory(prefix="pi05-push-") as temporary:
         folder = Path(temporary)
         if source.is_file():
@@ -240,16 +274,17 @@ def _orbax_files(source: Path) -> Generator[tuple[Path, Path]]:
         raise UsageError(f"{source} is not an Orbax checkpoint: {found}; expected one as in {RELEASED}/pi05_base")
     _check_metadata(places["params"] / "_METADATA")
     for place, folder in places.items():
-        for path in sorted(folder.rglob("*")):
-            if path.is_file() and path.name != MANIFEST:
-                yield path, Path(place) / path.relative_to(folder)
+        for name in files_of(folder):
+            if Path(name).name != MANIFEST:
+                yield folder / name, Path(place) / name
 
 
 def _check_metadata(path: Path) -> None:
     """Raise UsageError when Orbax's own description cannot be read: a download that broke off, or a page of errors."""
     try:
-        json.loads(path.read_bytes())
-    except ValueError as error:
+        if not isinstance(json.loads(path.read_bytes()), dict):
+            raise TypeError("an object is required")
+    except (OSError, ValueError, TypeError) as error:
         raise UsageError(f"{path} is damaged ({error}); fetch the checkpoint again") from error
 
 
@@ -258,19 +293,18 @@ def _check_against_manifest(source: Path) -> None:
     path = source / MANIFEST
     if not path.is_file():
         return
-    for name, entry in sorted(_manifest(path.read_bytes()).items()):
+    for name, entry in sorted(load_manifest(path.read_bytes()).items()):
         found = crc32c(source / name) if (source / name).is_file() else "missing"
-        if found != entry["crc32c"]:
-            raise DataError(f"{source / name} has crc32c {found}, {path} says {entry['crc32c']}; fetch it again")
+        if found != entry.crc32c:
+            raise DataError(f"{source / name} has crc32c {found}, {path} says {entry.crc32c}; fetch it again")
 
 
-def _refuse_other(storage: Storage, key: str, folder: Path) -> None:
-    """Raise UsageError when intact weights of this name have other content than the folder."""
-    there = _manifest(storage.read(f"{key}/{MANIFEST}"))
-    here = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+def _refuse_other(storage: Storage, key: str, here: dict[str, Path]) -> None:
+    """Raise UsageError when intact weights of this name have other content than some files, given by their names."""
+    there: dict[str, Entry] = load_manifest(storage.read(f"{key}/{MANIFEST}"))
     for name in sorted(there.keys() | here.keys()):
         found = crc32c(here[name]) if name in here else "missing"
-        wanted = there.get(name, {}).get("crc32c", "missing")
+        wanted = there[name].crc32c if name in there else "missing"
         if found != wanted:
             raise UsageError(
                 f"{storage.url}/{key} is there with other content, and never overwritten: {name} has crc32c {wanted} "

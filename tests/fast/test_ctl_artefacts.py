@@ -1,4 +1,7 @@
-"""weights push, verify, pull; checkpoints list, pull, verify: as a user types them, on a folder of this machine."""
+"""weights push, verify, pull; checkpoints list, pull, verify: as a user types them, on a folder of this machine.
+
+Nothing is opened here, as on a machine without the jobs' packages: tests/wild/test_weights.py opens.
+"""
 
 import json
 import shutil
@@ -20,6 +23,7 @@ SETTINGS = Settings(storage="file:///unused", python="python", planner_python="p
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PI05_STORAGE", raising=False)
+    (tmp_path / "pi05.toml").write_text('python = "/no/python"')
     return tmp_path
 
 
@@ -76,17 +80,22 @@ def command(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, st
 def test_weights_go_there_and_back(
     capsys: pytest.CaptureFixture[str], orbax: Path, storage: FileStorage, here: Path
 ) -> None:
+    unopened = (
+        "pi05ctl: it was not opened, so a job may still find it damaged: /no/python does not run (No such file or "
+        "directory)\n"
+    )
     assert command(capsys, "weights", "push", "pi05_base", "--from", orbax) == (
         0,
         "",
-        f"pi05ctl: {storage.url}/weights/pi05_base is there now, verified: 4 files, 12 B\n",
+        f"pi05ctl: {storage.url}/weights/pi05_base is there now, every checksum agrees: 4 files, 12 B\n{unopened}",
     )
     assert not storage.path("weights/pi05_base/train_state").exists()
     assert command(capsys, "weights", "verify", "pi05_base")[0] == 0
     assert command(capsys, "weights", "pull", "pi05_base", "--to", here / "back")[0] == 0
     assert (here / "back/params/d/0a1b").read_bytes() == b"weights"
     code, _, said = command(capsys, "weights", "push", "pi05_base", "--from", here / "back")
-    assert (code, said) == (0, f"pi05ctl: {storage.url}/weights/pi05_base is there already, verified: 4 files, 12 B\n")
+    there = f"pi05ctl: {storage.url}/weights/pi05_base is there already, every checksum agrees: 4 files, 12 B\n"
+    assert (code, said) == (0, there + unopened)
 
 
 def test_a_folder_of_parameters_alone_is_enough(
