@@ -64,7 +64,7 @@ def write(
             for camera in convention.cameras
         },
     }
-    info = {"codebase_version": "v3.0", "total_frames": rows, "features": features}
+    info = {"codebase_version": "v3.0", "total_frames": rows, "fps": convention.control_rate, "features": features}
     (folder / INFO).write_text(json.dumps(info))
     meta = DatasetMeta(
         task=task,

@@ -7,7 +7,7 @@ Frames stay the PNG files they come as; one demonstration is in memory at a time
 Knows nothing of simulators, storage or training.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -16,11 +16,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pi05.config import ACTION_NAMES, Convention, explain
-from pi05.data.lerobot import ACTION, IMAGES, MAKE_AGAIN, STATE, LeRobotFolder, Rows, read_json
+from pi05.data.lerobot import ACTION, IMAGES, INFO, MAKE_AGAIN, STATE, LeRobotFolder, Rows, read_json
 from pi05.data.shades import Shades
 from pi05.data.writer import Form, Writer
 from pi05.errors import DataError
-from pi05.tasks import Task, find
+from pi05.tasks import TASKS, Task, find
 
 META = "meta/pi05.json"
 
@@ -160,30 +160,47 @@ def write(folder: Path, task: Task, state_names: Sequence[str], demos: Iterable[
     (folder / META).write_text(meta.model_dump_json(indent=1))
 
 
-def load(folder: Path) -> Dataset:
+def load(folder: Path, remedy: str = MAKE_AGAIN) -> Dataset:
     """Read a dataset written by `write`; no image is read.
 
+    Args:
+        folder: Where it is.
+        remedy: What errors say that is to be done; "": whoever asks says that.
+
     Raises:
-        DataError: A file is missing or damaged, or its content is not what the meta data promise.
+        DataError: A file is missing or damaged, its content is not what the meta data promise, or others made it.
     """
-    recorded = LeRobotFolder(folder)
-    meta = _read_meta(folder / META)
+    meta = _read_meta(folder, remedy)
+    recorded = LeRobotFolder(folder, remedy)
+    for problem in _other_meaning(recorded, meta):
+        raise DataError(f"{folder / INFO}: {problem}" + (f"; {remedy}" if remedy else ""))
     for camera in meta.convention.cameras:
         recorded.check_camera(camera, meta.convention.image_size)
     numbers = recorded.numbers()
-    _check_episodes(folder, meta, numbers)
+    for problem in _other_episodes(meta, numbers):
+        raise DataError(f"{folder} {problem}" + (f"; {remedy}" if remedy else ""))
     names = recorded.names(STATE)
     return Dataset(meta, numbers.states, numbers.actions, numbers.starts, names, folder)
 
 
-def _check_episodes(folder: Path, meta: DatasetMeta, numbers: Rows) -> None:
-    """Raise DataError unless there is a seed an episode, and the task's own instruction."""
+def _other_meaning(recorded: LeRobotFolder, meta: DatasetMeta) -> Iterator[str]:
+    """Yield where LeRobot's description gives the numbers another meaning than ours: whoever changed it knew one."""
+    rate, wanted = recorded.info.get("fps"), meta.convention.control_rate
+    if rate != wanted:
+        yield f"fps is {rate}, {META} says control_rate {wanted}: a row a control step is required"
+    names = recorded.names(ACTION)
+    if names != ACTION_NAMES:
+        yield f"the actions are {', '.join(names)}; required are, in this order, {', '.join(ACTION_NAMES)}"
+
+
+def _other_episodes(meta: DatasetMeta, numbers: Rows) -> Iterator[str]:
+    """Yield whether there is not a seed an episode, or another instruction than the task's own."""
     episodes = len(numbers.sentences)
     if episodes != len(meta.seeds):
-        raise DataError(f"{folder} has {episodes} episodes, {META} says {len(meta.seeds)}; {MAKE_AGAIN}")
+        yield f"has {episodes} episodes, {META} says {len(meta.seeds)}"
     wanted = find(meta.task).sentence
     if other := set(numbers.sentences) - {wanted}:
-        raise DataError(f"{folder} has the instruction {other.pop()!r}, {meta.task} has {wanted!r}; {MAKE_AGAIN}")
+        yield f"has the instruction {min(other)!r}, {meta.task} has {wanted!r}"
 
 
 def with_states(dataset: Dataset, names: tuple[str, ...]) -> Dataset:
@@ -197,7 +214,7 @@ def with_states(dataset: Dataset, names: tuple[str, ...]) -> Dataset:
     if missing := [name for name in names if name not in dataset.state_names]:
         raise DataError(
             f"the states of {dataset.folder} have no {', '.join(missing)}; they are {', '.join(dataset.state_names)}. "
-            f"{MAKE_AGAIN.capitalize()}, or choose another convention.state"
+            f"Choose another convention.state, or, {MAKE_AGAIN}"
         )
     columns = [dataset.state_names.index(name) for name in names]
     return replace(dataset, states=np.ascontiguousarray(dataset.states[:, columns]), state_names=names)
@@ -220,8 +237,18 @@ def check_convention(found: Convention, wanted: Convention, what: str) -> None:
         )
 
 
-def _read_meta(path: Path) -> DatasetMeta:
+def _read_meta(folder: Path, remedy: str) -> DatasetMeta:
+    path = folder / META
+    if not path.exists() and (folder / INFO).exists():
+        raise DataError(
+            f"{folder} has no {META}, so it was made elsewhere and cannot be used as it is; import it: pi05ctl "
+            f"datasets import {folder} --task TASK"
+        )
     try:
-        return DatasetMeta.model_validate(read_json(path))
+        meta = DatasetMeta.model_validate(read_json(path, remedy))
     except ValidationError as error:
-        raise DataError(f"{path} is not what this version writes: {explain(error)}; {MAKE_AGAIN}") from error
+        after = f"; {remedy}" if remedy else ""
+        raise DataError(f"{path} is not what this version writes: {explain(error)}{after}") from error
+    if meta.task not in TASKS:
+        raise DataError(f"{path}: task is {meta.task!r}, there are {', '.join(TASKS)}")
+    return meta

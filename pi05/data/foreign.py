@@ -10,18 +10,15 @@ it: it cannot be made again here. Knows nothing of tasks, nor of what the number
 
 import functools
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 
-from pi05.data.lerobot import INFO, VERSIONS
-from pi05.data.parquet import Parquet, RowGroup, row_groups
+from pi05.data.lerobot import INFO, VERSIONS, features, flat_names, read_lines, read_tasks
+from pi05.data.parquet import Parquet, RowGroup, files, row_groups
 from pi05.errors import DataError
 
 _PARQUET = Parquet("fetch the dataset again")
@@ -30,6 +27,7 @@ _VIDEO_PATHS = {
     "v2.1": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
 }
 """Where LeRobot puts videos unless info.json says otherwise."""
+_TASKS = ("meta/tasks.jsonl", "meta/tasks.parquet")
 
 
 @dataclass(frozen=True)
@@ -87,11 +85,8 @@ class ForeignFolder:
                 f"{path / INFO}: codebase_version is {self.version!r}, {' or '.join(VERSIONS)} is required; convert it "
                 "with LeRobot's own converters (python -m lerobot.datasets.v21.convert_dataset_v20_to_v21)"
             )
-        features = self.info.get("features")
-        if not isinstance(features, dict) or not all(isinstance(one, dict) for one in features.values()):
-            raise DataError(f"{path / INFO}: features is {features!r}, a table of features is required")
-        self.features: dict[str, dict[str, Any]] = features
-        self._groups = _row_groups(path / "data")
+        self.features = features(path, self.info)
+        self._groups = row_groups(_PARQUET.in_order(path / "data", "index"))
         self.rows = sum(group.rows for group in self._groups)
         if not self.rows:
             raise DataError(f"{path / 'data'} holds no parquet file with rows; fetch the dataset again, whole")
@@ -112,13 +107,9 @@ class ForeignFolder:
 
     def names(self, pick: Pick) -> tuple[str, ...]:
         """Return the names of picked numbers; empty where the folder does not name each of them."""
-        names = self.features[pick.feature].get("names")
-        if isinstance(names, dict):  # {"motors": [...]}, as some recorders write it
-            names = [name for group in names.values() for name in (group if isinstance(group, list) else [group])]
-        width = (self.features[pick.feature].get("shape") or [1])[0]
-        if not isinstance(names, list) or len(names) != width:
-            return ()
-        return tuple(map(str, names))[pick.begin : pick.end]
+        names, shape = flat_names(self.features[pick.feature].get("names")), self.features[pick.feature].get("shape")
+        width = shape[0] if isinstance(shape, list) and shape else 1
+        return names[pick.begin : pick.end] if len(names) == width else ()
 
     def matrix(self, picks: Sequence[Pick]) -> np.ndarray:
         """Return picked numbers side by side, float64 (N, D); DataError for what is no finite number."""
@@ -154,7 +145,8 @@ class ForeignFolder:
         place: dict[str, Any] = {"video_key": feature, "episode_index": episode.label}
         begin = 0.0
         if self.version == "v2.1":
-            place["episode_chunk"] = episode.label // int(self.info.get("chunks_size") or 1000)
+            size = self.info.get("chunks_size")
+            place["episode_chunk"] = episode.label // (int(size) if _is_number(size) and size >= 1 else 1000)
         else:
             record = self._records.get(episode.label, {})
             prefix = f"videos/{feature}"
@@ -180,12 +172,12 @@ class ForeignFolder:
 
     def _column(self, name: str) -> np.ndarray:
         """Return a column of numbers, or of lists of numbers, of all files, as float64 (N, D)."""
-        parts = [_numbers(path, name, _PARQUET.read(path, [name])[name]) for path in self._paths]
+        parts = [_PARQUET.numbers(path, name, _PARQUET.read(path, [name])[name]) for path in self._paths]
         widths = {part.shape[1]: path for part, path in zip(parts, self._paths, strict=True)}
         if len(widths) > 1:
             found = ", ".join(f"{width} in {path}" for width, path in widths.items())
             raise DataError(f"{self.path}: {name} has rows of several widths: {found}")
-        return np.concatenate(parts)
+        return np.concatenate([part.astype(np.float64) for part in parts])
 
     @property
     def _paths(self) -> list[Path]:
@@ -210,48 +202,32 @@ class ForeignFolder:
     def _records(self) -> dict[int, dict[str, Any]]:
         """LeRobot's record of each episode, by its number; what is missing there is missing here."""
         if self.version == "v2.1":
-            records = _read_lines(self.path / "meta/episodes.jsonl")
+            records = read_lines(self.path / "meta/episodes.jsonl", _PARQUET.remedy)
         else:
-            paths = _files(self.path / "meta/episodes")
-            tables = [_PARQUET.read(path, None) for path in paths]
-            kept = [table.select([n for n in table.column_names if not n.startswith("stats/")]) for table in tables]
-            records = [record for table in kept for record in table.to_pylist()]
+            records: list[dict[str, Any]] = []
+            for path in files(self.path / "meta/episodes"):
+                table = _PARQUET.read(path, None)
+                kept = [name for name in table.column_names if not name.startswith("stats/")]
+                records += _PARQUET.records(path, table.select(kept))
         numbered = [(one.get("episode_index"), one) for one in records]
         return {int(number): one for number, one in numbered if _is_number(number)}
 
     def _sentences(self) -> dict[int, str]:
         """Return the instruction of each row, by row; nothing where the folder has none."""
-        table = {one.get("task_index"): one["task"] for one in self._tasks() if isinstance(one.get("task"), str)}
-        if not table or "task_index" not in self._schema:
+        if "task_index" not in self._schema or not any((self.path / name).exists() for name in _TASKS):
             return {}
+        _, tasks = read_tasks(self.path, self.version, _PARQUET)
+        table = {one.get("task_index"): one["task"] for one in tasks if isinstance(one.get("task"), str)}
         of_row = self._column("task_index")[:, 0].astype(np.int64).tolist()
         return {row: table[index] for row, index in enumerate(of_row) if index in table}
 
-    def _tasks(self) -> list[dict[str, Any]]:
-        """Return {task_index, task}; v3.0 has the sentence as the index of a pandas table, which may have a name."""
-        if self.version == "v2.1":
-            path = self.path / "meta/tasks.jsonl"
-            return _read_lines(path) if path.exists() else []
-        path = self.path / "meta/tasks.parquet"
-        if not path.exists():
-            return []
-        records = _PARQUET.read(path, None).to_pylist()
-        keys = [key for key in ("task", "__index_level_0__", *(records[0] if records else ())) if key != "task_index"]
-        return [
-            {
-                "task_index": one.get("task_index"),
-                "task": next((one[k] for k in keys if isinstance(one.get(k), str)), None),
-            }
-            for one in records
-        ]
-
     @property
     def _schema(self) -> list[str]:
-        return pyarrow.parquet.read_schema(self._paths[0]).names
+        return _PARQUET.footer(self._paths[0]).schema.to_arrow_schema().names
 
     @functools.lru_cache(maxsize=4)  # noqa: B019  # two cameras, and where the next episode goes on
     def _image_column(self, feature: str, group: RowGroup) -> list[Any]:
-        return _PARQUET.read(group.path, [feature], group.index)[feature].to_pylist()
+        return [one[feature] for one in _PARQUET.records(group.path, _PARQUET.read(group.path, [feature], group.index))]
 
     def _image(self, value: Any, group: RowGroup, feature: str, row: int) -> bytes:
         """Return an encoded image from {bytes, path}, bytes or the path of a file in the folder."""
@@ -281,42 +257,6 @@ def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and value == value and abs(value) != float("inf")
 
 
-def _numbers(path: Path, name: str, column: pyarrow.ChunkedArray) -> np.ndarray:
-    """Return a column of a file as float64 (N, D)."""
-    flat, kind = column.combine_chunks(), column.type
-    width = 1
-    if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind) or pyarrow.types.is_fixed_size_list(kind):
-        lengths = set(flat.value_lengths().to_pylist()) if len(flat) else {0}
-        if len(lengths) != 1 or None in lengths:
-            raise DataError(f"{path}: {name} has rows of {sorted(map(str, lengths))} numbers, all must have as many")
-        width, flat, kind = lengths.pop(), flat.flatten(), kind.value_type
-    if not (pyarrow.types.is_floating(kind) or pyarrow.types.is_integer(kind) or pyarrow.types.is_boolean(kind)):
-        raise DataError(f"{path}: {name} holds {column.type}, numbers or lists of numbers are required")
-    if flat.null_count:
-        raise DataError(f"{path}: {name} has {flat.null_count} values missing")
-    return flat.cast(pyarrow.float64(), safe=False).to_numpy(zero_copy_only=False).reshape(-1, width)
-
-
-def _row_groups(folder: Path) -> tuple[RowGroup, ...]:
-    """Return the row groups of all files in the order of the rows, which need not be that of the files' names."""
-    footers = {path: _PARQUET.footer(path) for path in _files(folder)}
-    order = sorted((path for path in footers if footers[path].num_rows), key=lambda path: (_first_row(path), path))
-    return row_groups({path: footers[path] for path in order})
-
-
-def _first_row(path: Path) -> int:
-    """Return the number of a file's first row, 0 where rows are not numbered: then names decide."""
-    if "index" not in pyarrow.parquet.read_schema(path).names:
-        return 0
-    return int(_numbers(path, "index", _PARQUET.read(path, ["index"], 0)["index"])[0, 0])
-
-
-def _files(folder: Path) -> list[Path]:
-    """Return the parquet files below a folder, through links too: data sets are moved to other disks."""
-    walked = os.walk(folder, followlinks=True)
-    return sorted(Path(where) / name for where, _, names in walked for name in names if name.endswith(".parquet"))
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
@@ -329,14 +269,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(f"{path} holds {type(content).__name__}, an object of JSON is required")
     return content
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a file with one JSON object a line."""
-    try:
-        found = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; fetch the dataset again, whole") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}); fetch the dataset again") from error
-    return [one for one in found if isinstance(one, dict)]

@@ -3,12 +3,13 @@
 Computed after the delta transform, over states and action chunks, without touching an image.
 """
 
+import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pi05.config import explain
 from pi05.errors import DataError
@@ -21,7 +22,7 @@ Numbers = Annotated[tuple[float, ...], Field(min_length=1)]
 
 
 class NormStats(BaseModel):
-    """Mean, standard deviation, 1 % and 99 % quantile of each dimension."""
+    """Mean, standard deviation, 1 % and 99 % quantile of each dimension: finite, as many of each, in order."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -29,6 +30,24 @@ class NormStats(BaseModel):
     std: Numbers
     q01: Numbers
     q99: Numbers
+
+    @model_validator(mode="after")
+    def _are_statistics(self) -> Self:
+        rows = {"mean": self.mean, "std": self.std, "q01": self.q01, "q99": self.q99}
+        if len(set(map(len, rows.values()))) > 1:
+            found = ", ".join(f"{name} {len(row)}" for name, row in rows.items())
+            raise ValueError(f"of each there must be as many numbers, found {found}")
+        for name, row in rows.items():
+            for place, number in enumerate(row):
+                if not math.isfinite(number) or (name == "std" and number < 0):
+                    wanted = "a finite number" if not math.isfinite(number) else "at least 0"
+                    raise ValueError(f"{name}[{place}] is {number:g}, {wanted} is required")
+        for place, (low, high) in enumerate(zip(self.q01, self.q99, strict=True)):
+            if low > high:
+                raise ValueError(
+                    f"q01[{place}] is {low:g} and q99[{place}] is {high:g}: the first must be the lower one"
+                )
+        return self
 
 
 class DataStats(BaseModel):
@@ -68,4 +87,9 @@ def read(folder: Path) -> DataStats:
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing: a checkpoint carries the statistics it was trained with") from error
     except ValidationError as error:
-        raise DataError(f"{path} holds no normalisation statistics: {explain(error)}") from error
+        raise DataError(
+            f"{path} cannot be used: {explain(error)}. Put back the file that training wrote; the weights beside it "
+            "are not at fault"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from error

@@ -46,8 +46,12 @@ class Tokenizer:
         """Read a SentencePiece file."""
         try:
             return cls(path.read_bytes())
+        except DataError as error:
+            raise DataError(f"{path}: {error}; fetch it again") from error
         except FileNotFoundError as error:
             raise DataError(f"no tokenizer at {path}") from error
+        except OSError as error:
+            raise DataError(f"the tokenizer {path} cannot be read ({error.strerror})") from error
 
     @property
     def vocab_size(self) -> int:

@@ -27,13 +27,24 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from pi05.config import FLOAT32, ComputeConfig, Convention, ModelConfig, TrainConfig, computed_apart, explain
+from pi05 import tasks
+from pi05.config import (
+    ACTION_NAMES,
+    FLOAT32,
+    ComputeConfig,
+    Convention,
+    ModelConfig,
+    TrainConfig,
+    computed_apart,
+    explain,
+)
 from pi05.data import stats
 from pi05.data.tokenizer import Tokenizer
 from pi05.data.transforms import Recipe
 from pi05.errors import ConfigError, DataError
 from pi05.model import arrays, weights
 from pi05.resuming import RESULT_FREE, STEERING, differences
+from pi05.simulator import state_names
 from pi05.storage import ASSETS, PARAMS, STATE, RunPaths, Storage, removal
 from pi05.storage.artefact import unusable
 from pi05.training import processes, snapshot
@@ -248,18 +259,34 @@ def read_meta(folder: Path) -> CheckpointMeta:
         raise DataError(f"{folder} is no checkpoint of this project: {META} is missing") from error
     except ValidationError as error:
         raise DataError(f"{path} is not of this version: {explain(error)}") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from error
 
 
 def read_recipe(folder: Path, meta: CheckpointMeta, task: str | None = None) -> Recipe:
     """Return the transforms a checkpoint was trained with, for one of its tasks; None is the run's own."""
+    told = stats.read(folder / ASSETS / ASSET_ID)
+    _check_widths(folder, told, meta)
     return Recipe(
         model=meta.model,
         convention=meta.convention,
-        stats=stats.read(folder / "assets" / ASSET_ID),
+        stats=told,
         tokenizer=Tokenizer.load(folder / TOKENIZER),
         sentence=meta.sentence_of(task or meta.task),
         others=tuple(source.sentence for source in meta.sources),
     )
+
+
+def _check_widths(folder: Path, told: stats.DataStats, meta: CheckpointMeta) -> None:
+    """Raise DataError unless the statistics are of as many numbers as states and actions have."""
+    state = len(state_names(tasks.find(meta.task), meta.convention))
+    for name, found, wanted in (("state", told.state, state), ("actions", told.actions, len(ACTION_NAMES))):
+        if len(found.q01) != wanted:
+            raise DataError(
+                f"{folder / ASSETS / ASSET_ID / stats.FILE_NAME}: norm_stats.{name} is of {len(found.q01)} numbers, "
+                f"{meta.task} has {wanted} ({META}: convention.state is {meta.convention.state!r}); put back the file "
+                "that training wrote"
+            )
 
 
 def check_settings(folder: Path, model: ModelConfig, train: TrainConfig) -> list[str]:

@@ -5,6 +5,8 @@ interpreter, because that takes pyarrow.
 """
 
 import json
+import re
+import shlex
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
@@ -15,10 +17,12 @@ from pi05.config import Convention
 from pi05.errors import DataError, nearest
 from pi05.storage import MANIFEST, Storage
 from pi05.tasks import TASKS
-from pi05ctl.errors import UsageError
+from pi05ctl.errors import TargetError, UsageError
 
 _META, _INFO = "meta/pi05.json", "meta/info.json"
 _ROOT = "datasets"
+_MADE_HERE = re.compile(r"[0-9a-f]{12}")
+"""Names of datasets that a demos run has made: a digest of what it was told."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,13 @@ def described(storage: Storage) -> tuple[list[Described], list[str]]:
                 found.append(_describe(storage, key, content))
             except DataError as error:
                 damaged.append(str(error))
+        begun = {key.removesuffix(f"/{_INFO}") for key in content if key.endswith(f"/{_INFO}")}
+        damaged += [
+            f"{storage.url}/{key} has no {MANIFEST}: a run is making it, or others did; to use what others made: "
+            f"{_import(storage, key)}"
+            for key in sorted(begun)
+            if f"{key}/{MANIFEST}" not in content
+        ]
     return sorted(found, key=lambda one: one.when), damaged
 
 
@@ -123,17 +134,30 @@ def verify(storage: Storage, key: str, python: str) -> None:
     Raises:
         DataError: Something is wrong: every problem, and the remedy.
         UsageError: The interpreter cannot look into datasets.
+        TargetError: It died while it looked.
     """
-    problems = storage.verify(key)
-    if not problems:
-        problems = _look_inside(storage, key, python)
-    if problems:
-        task, name = key.split("/")[1:3]
-        again = f"pi05ctl submit demos {task}"
-        if name.startswith("import-"):
-            again = f"pi05ctl datasets import FOLDER --task {task}"
-        remedy = f"delete {storage.url}/{key}, then make it again: {again} (with the same options)"
-        raise DataError(f"{storage.url}/{key} is damaged: {'; '.join(problems)}; {remedy}")
+    if problems := storage.verify(key) or _look_inside(storage, key, python):
+        raise DataError(f"{storage.url}/{key} cannot be used: {'; '.join(problems)}; {_remedy(storage, key)}")
+
+
+def _remedy(storage: Storage, key: str) -> str:
+    """Return what to do about a dataset: to delete only what can be made again here."""
+    task, name = key.split("/")[1:3]
+    away = f"delete {storage.url}/{key}, then"
+    if name.startswith("import-"):
+        return f"{away} import what it was made of again: pi05ctl datasets import FOLDER --task {task}"
+    if _MADE_HERE.fullmatch(name):
+        return f"{away} make it again: pi05ctl submit demos {task} (with the same options)"
+    return (
+        "no run made it under this name, so nothing here can make it again: put back what it was, or import it: "
+        + _import(storage, key)
+    )
+
+
+def _import(storage: Storage, key: str) -> str:
+    """Return the command that makes a dataset of ours of a folder that others have put into storage."""
+    where = f"{storage.url}/{key}".removeprefix("file://") if storage.url.startswith("file:") else "FOLDER"
+    return f"pi05ctl datasets import {shlex.quote(where)} --task {key.split('/')[1]}"
 
 
 def _look_inside(storage: Storage, key: str, python: str) -> list[str]:
@@ -145,7 +169,10 @@ def _look_inside(storage: Storage, key: str, python: str) -> list[str]:
         raise UsageError(f"{python} does not run ({error.strerror}); set python in pi05.toml") from error
     if asked.returncode in (0, DataError.exit_code):
         return asked.stdout.splitlines()
-    last = (asked.stderr.strip().splitlines() or ["no word"])[-1]
+    last = (asked.stderr.strip().splitlines() or [f"it ended with code {asked.returncode}"])[-1]
+    imports = any(word in last for word in ("ModuleNotFoundError", "ImportError", "No module named"))
+    if asked.returncode < 0 or ("Traceback" in asked.stderr and not imports):
+        raise TargetError(f"every checksum of {key} agrees, but whoever looked into it died: {last}")
     raise UsageError(
         f"every checksum of {key} agrees, but {python} cannot look into it ({last}); set python in pi05.toml to an "
         "environment with the jobs' packages (scripts/_setup sim)"
@@ -154,6 +181,8 @@ def _look_inside(storage: Storage, key: str, python: str) -> list[str]:
 
 def _describe(storage: Storage, key: str, content: dict[str, bytes]) -> Described:
     """Return a dataset from its small files."""
+    if f"{key}/{_META}" not in content and f"{key}/{_INFO}" in content:
+        raise DataError(f"{storage.url}/{key} has no {_META}, so it was made elsewhere; {_import(storage, key)}")
     try:
         files = cast("dict[str, dict[str, Any]]", json.loads(content[f"{key}/{MANIFEST}"])["files"])
         meta = cast("dict[str, Any]", json.loads(content[f"{key}/{_META}"]))

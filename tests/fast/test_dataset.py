@@ -109,11 +109,17 @@ def test_meta_says_what_the_demonstrations_cost() -> None:
     assert meta().solver_seconds == pytest.approx(7 * 0.5 / 3)
 
 
-@pytest.mark.parametrize("name", [META, "meta/info.json"])
-def test_a_missing_file_is_named(folder: Path, name: str) -> None:
-    (folder / name).unlink()
-    with pytest.raises(DataError, match=rf"{name} is missing, so this is no dataset.*make it again"):
+def test_a_missing_file_is_named(folder: Path) -> None:
+    (folder / "meta/info.json").unlink()
+    with pytest.raises(DataError, match=r"meta/info.json is missing; if the demos job made it, .*make it again"):
         load(folder)
+
+
+def test_what_others_made_is_to_be_imported(folder: Path) -> None:
+    (folder / META).unlink()
+    with pytest.raises(DataError, match=r"made elsewhere and cannot be used as it is; import it: .* import /") as error:
+        load(folder)
+    assert "delete" not in str(error.value)
 
 
 def test_missing_rows_are_named(folder: Path) -> None:
@@ -154,7 +160,7 @@ def test_a_value_that_is_not_finite_is_named_by_its_row(folder: Path) -> None:
 
 def test_rows_of_another_width_are_refused(folder: Path) -> None:
     change_rows(folder, with_column("action", np.zeros((14, 7), np.float32)))
-    with pytest.raises(DataError, match=r"action holds 98 values .* float32 rows of 8 are required"):
+    with pytest.raises(DataError, match=r"action holds rows of 7 values of float32, float32 rows of 8 are required"):
         load(folder)
 
 

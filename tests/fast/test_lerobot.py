@@ -227,5 +227,5 @@ def test_a_row_without_its_image_is_named(folder: Path) -> None:
 def test_a_task_without_an_instruction_is_named(folder: Path) -> None:
     tasks = pyarrow.table({"task_index": [0], "__index_level_0__": [SENTENCES[0]]})
     pyarrow.parquet.write_table(tasks, folder / "meta/tasks.parquet")
-    with pytest.raises(DataError, match="task 1 has rows but no instruction in meta/tasks"):
+    with pytest.raises(DataError, match=r"meta/tasks.parquet: task 1 has rows but no instruction"):
         LeRobotFolder(folder).numbers()
