@@ -67,7 +67,8 @@ class Wanted:
                     f"{source.path} has {len(source.seeds)} episodes, {count} demonstrations are wanted; "
                     f"use demos.count={len(source.seeds)} or fewer"
                 )
-            name = source.path.name + (f" (recorded in {source.backend})" if "cuda" in source.backend else "")
+            on_gpu = any(word in source.backend for word in ("cuda", "gpu"))  # its physics have other bits
+            name = source.path.name + (f" (recorded in {source.backend}, replayed in physx_cpu)" if on_gpu else "")
             count = min(count, len(source.seeds))
             return cls(task.name, count, source.seeds, config.block, name, config.fewer)
         limit = count * config.max_attempts_per_demo

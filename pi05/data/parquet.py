@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 
 from pi05.errors import DataError
-from pi05.storage import files_of
+from pi05.storage import files_of, is_pointer
 
 
 @dataclass(frozen=True)
@@ -124,12 +124,13 @@ class Parquet:
 
     def _unreadable(self, path: Path, error: Exception) -> DataError:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if is_pointer(path):
+            reason = "it is a Git LFS pointer; fetch the file with `git lfs pull`"
         return DataError(
             f"{path} is missing, cut off or damaged ({reason})" + (f"; {self.remedy}" if self.remedy else "")
         )
 
 
 def files(folder: Path) -> list[Path]:
-    """Return the parquet files below a folder, through links; hidden ones are no data."""
-    names = (name for name in files_of(folder) if name.endswith(".parquet"))
-    return [folder / name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+    """Return the parquet files below a folder, through links."""
+    return [folder / name for name in files_of(folder, hidden=False) if name.endswith(".parquet")]

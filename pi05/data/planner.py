@@ -179,17 +179,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("block.h5"))
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    planner = Planner(given.task, given.robot)
 
-    def plan(line: str) -> str:
-        first, count, out = line.split(" ", 2)
-        planner.block(range(int(first), int(first) + int(count)), Path(out))
-        return out
+    def begin() -> Callable[[str], str]:
+        planner = Planner(given.task, given.robot)
+
+        def plan(line: str) -> str:
+            first, count, out = line.split(" ", 2)
+            planner.block(range(int(first), int(first) + int(count)), Path(out))
+            return out
+
+        return plan
 
     if given.first_seed is not None:
-        plan(f"{given.first_seed} {given.seeds} {given.out}")
+        begin()(f"{given.first_seed} {given.seeds} {given.out}")
     else:
-        serve(plan)
+        sys.exit(serve(begin))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -20,9 +21,10 @@ from typing import IO, Protocol, Self, cast
 from pi05.config import Convention
 from pi05.data import blocks
 from pi05.data.blocks import Block
+from pi05.data.lines import refusal
 from pi05.data.recordings import Recordings, read_plan
 from pi05.data.replay import origin
-from pi05.errors import ConfigError, TemporaryError
+from pi05.errors import ConfigError, JobError, TemporaryError
 from pi05.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -36,8 +38,8 @@ PATIENCE = 300.0
 """Seconds a seed that a block may take, far more than any needs: solvers and renderers may hang."""
 _SET_UP = "run scripts/quickstart, which sets the planner's environment up"
 _NEEDED = ("mplib", "mani_skill", "h5py", "pi05")
-_TAIL = 12
-"""Lines of a process's output that an error repeats."""
+_NO_MEMORY = ("MemoryError", "bad_alloc", "Cannot allocate memory")
+"""What a process says last when there was none left."""
 
 
 class Shelf(Protocol):
@@ -182,13 +184,15 @@ class _Crew:
         """Have a process do what a line asks for; one that dies or hangs is replaced once.
 
         Raises:
-            TemporaryError, ConfigError: The second one died, too.
+            JobError: What it refuses, in its own words; or the second one died, too.
         """
         for last in (False, True):
             process = self._take()
             if process.ask(request, answer, PATIENCE * len(seeds)):
                 self._give(process)
                 return
+            if process.refused:
+                raise process.refused
             if last or self._closed:
                 raise process.error(self._what, seeds)
             log.warning("a %s ended (%s) at seeds %s", self._what, process.how, _span(seeds))
@@ -232,6 +236,8 @@ class _Process:
             )  # a group of its own: Ctrl-C is for the job, which then ends its processes
         self._requests, self._answers = cast(IO[str], self._popen.stdin), cast(IO[str], self._popen.stdout)
         self._hung = ""
+        self.refused: JobError | None = None
+        """Why it ended, when that is a reason it could name."""
 
     @property
     def how(self) -> str:
@@ -245,8 +251,11 @@ class _Process:
         try:
             self._requests.write(f"{request}\n")
             self._requests.flush()
-            return self._answers.readline() == f"{answer}\n"
+            given = self._answers.readline()
+            self.refused = refusal(given)
+            return given == f"{answer}\n"
         except BrokenPipeError:
+            self.refused = refusal(self._answers.readline())
             return False
         finally:
             end.cancel()
@@ -266,13 +275,24 @@ class _Process:
             with contextlib.suppress(OSError):  # a request it did not read
                 pipe.close()
 
-    def error(self, what: str, seeds: Seeds) -> TemporaryError | ConfigError:
-        """Return why the process ended, in its own last words."""
-        tail = " | ".join(self._log.read_text(errors="replace").splitlines()[-_TAIL:])
-        message = f"the {what} ended twice ({self.how}) at seeds {_span(seeds)}: {tail}"
-        if "ModuleNotFoundError" in tail or "ImportError" in tail:
+    def error(self, what: str, seeds: Seeds) -> JobError:
+        """Return why the process ended, in its own last words.
+
+        Another start may do better when it was killed or hung, not when Python ended it.
+        """
+        lines = self._log.read_text(errors="replace").splitlines()
+        words = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+        message = f"the {what} ended twice ({self.how}) at seeds {_span(seeds)}: {words}"
+        if any(word in words for word in ("ModuleNotFoundError", "ImportError", "No module named")):
             return ConfigError(f"{message}. The {what}'s environment is not whole; {_SET_UP}")
-        return TemporaryError(f"{message}. If memory ran out, use fewer demos.workers; then run the same command again")
+        code = self._popen.wait()
+        if (code == -signal.SIGKILL and not self._hung) or any(word in words for word in _NO_MEMORY):
+            return TemporaryError(
+                f"{message}. Memory ran out: use fewer demos.workers; then run the same command again"
+            )
+        if code < 0:
+            return TemporaryError(f"{message}; run the same command again. Its log: {self._log}")
+        return JobError(f"{message}. Its log: {self._log}")
 
 
 def check_planner(python: str) -> None:

@@ -4,6 +4,7 @@ The planner writes them for a block of seeds; ManiSkill's own downloads have the
 RecordEpisode writes. Steps no simulator.
 """
 
+import contextlib
 import functools
 import json
 from collections.abc import Iterator, Sequence
@@ -15,11 +16,15 @@ import numpy as np
 
 from pi05.config import ACTION_NAMES, Convention
 from pi05.data.dataset import Attempt
-from pi05.errors import DataError
+from pi05.errors import ConfigError, DataError
 from pi05.simulator import CONVERTED_MODES
-from pi05.storage import crc32c
+from pi05.storage import crc32c, is_pointer
 from pi05.tasks import DEMO_SEEDS, Task
 
+_SHOWN = 5
+"""Files that an error names."""
+_OF_H5PY = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, OverflowError)
+"""What h5py, and numpy after it, raise about a damaged file."""
 _LONGEST, _WIDEST = 100_000, 1_000
 """Steps of an episode, and numbers of a step, beyond which a file is no recording: an hour, and some seventy bodies."""
 
@@ -64,14 +69,15 @@ class Recordings:
     """
 
     def __init__(self, path: Path, task: Task, convention: Convention) -> None:
-        self.path = path
+        self.path = path = _expanded(path)
         content = _read_json(path)
         try:
             _check_source(path, content, task, convention)
             every = {_seed(one): one for one in reversed(content["episodes"])}
             self.twice = len(content["episodes"]) - len(every)
-            self.backend = str(content["env_info"].get("env_kwargs", {}).get("sim_backend", ""))
-        except (KeyError, TypeError, ValueError) as error:
+            told = content["env_info"].get("env_kwargs") or {}
+            self.backend, self._robot = str(told.get("sim_backend") or ""), str(told.get("robot_uids") or "unknown")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{path.with_suffix('.json')} is not what ManiSkill's recorder writes ({error})") from error
         self._episodes = {seed: one for seed, one in every.items() if seed in DEMO_SEEDS}
         self.seeds, self.outside = tuple(sorted(self._episodes)), len(every) - len(self._episodes)
@@ -87,28 +93,58 @@ class Recordings:
         """Name and checksum of the h5 file: the same recordings, wherever they lie."""
         return f"{self.path.name} (crc32c {crc32c(self.path)})"
 
+    def check(self) -> None:
+        """Raise DataError unless every successful episode has actions of the robot; none of them is read."""
+        with self._opened() as file:
+            for episode in self._episodes.values():
+                if _recorded(episode).success:
+                    _actions(file, episode, self._robot)
+
     def plan(self, seeds: Sequence[int]) -> Plan:
         """Return the recordings of some seeds."""
+        with self._opened() as file:
+            attempts = tuple(_recorded(self._episodes[seed]) for seed in seeds)
+            wanted = [attempt.seed for attempt in attempts if attempt.success]
+            recordings = {seed: _recording(file, self._episodes[seed], self._robot) for seed in wanted}
+        return Plan(attempts, recordings)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Any]:
+        """Yield the h5 file (h5py.File); what h5py says of a damaged one becomes an error with words."""
         import h5py
 
-        attempts = tuple(_recorded(self._episodes[seed]) for seed in seeds)
-        wanted = [attempt.seed for attempt in attempts if attempt.success]
+        if is_pointer(self.path):
+            raise DataError(f"{self.path} is a Git LFS pointer, not the recordings; fetch them with `git lfs pull`")
         try:
             with h5py.File(self.path, "r") as file:
-                recordings = {seed: _recording(file, self._episodes[seed]) for seed in wanted}
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:  # h5py raises any of them
+                yield file
+        except _OF_H5PY as error:
             raise DataError(f"{self.path} is damaged ({error}); fetch it again") from error
-        return Plan(attempts, recordings)
+
+
+def _expanded(path: Path) -> Path:
+    """Return a path whose ~ is the home: shells leave one alone that stands inside an option."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"demos.source: {path} begins with a home that is not known; write it out") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     beside = path.with_suffix(".json")
+    if path.is_dir():
+        inside = [str(name) for name in sorted(path.rglob("*.h5"))[:_SHOWN]]
+        there = f"there are {', '.join(inside)} in it" if inside else "there is no h5 file in it"
+        raise DataError(f"demos.source: {path} is a folder; name ManiSkill's h5 file: {there}")
     for file in (path, beside):
         if not file.is_file():
-            raise DataError(f"demos.source: {file} does not exist; name ManiSkill's h5 file with its json beside it")
+            what = f"is a link to {file.readlink()}, which does not exist" if file.is_symlink() else "does not exist"
+            raise DataError(f"demos.source: {file} {what}; name ManiSkill's h5 file with its json beside it")
+    if is_pointer(beside):
+        raise DataError(f"{beside} is a Git LFS pointer; fetch it with `git lfs pull`")
     try:
         return json.loads(beside.read_bytes())
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{beside} is damaged ({error}); fetch it again") from error
 
 
@@ -126,18 +162,24 @@ def _check_source(path: Path, content: dict[str, Any], task: Task, convention: C
 
 
 def _seed(episode: dict[str, Any]) -> int:
-    """Return the seed of an episode; recorders of late 2024 write a list of one."""
-    seed = episode["episode_seed"]
-    if isinstance(seed, list):
-        (seed,) = seed
-    return int(seed)
+    """Return the seed of an episode."""
+    return int(_single(episode["episode_seed"]))
+
+
+def _single(value: Any) -> Any:
+    """Return a value; recorders of late 2024 write lists of one."""
+    if isinstance(value, list):
+        (value,) = value
+    return value
 
 
 def _recorded(episode: dict[str, Any]) -> Attempt:
-    """Return what the recorder says of an episode."""
-    success = bool(episode.get("success", True))
+    """Return what the recorder says of an episode; how many steps it has its actions say."""
+    success = bool(_single(episode.get("success", True)))
     reason = "" if success else "it was recorded without success"
-    return Attempt(seed=_seed(episode), success=success, steps=episode["elapsed_steps"], seconds=0, reason=reason)
+    steps = _single(episode.get("elapsed_steps", 0))
+    steps = steps if isinstance(steps, int) else 0
+    return Attempt(seed=_seed(episode), success=success, steps=steps, seconds=0, reason=reason)
 
 
 def read_plan(path: Path, seeds: Sequence[int]) -> Plan | None:
@@ -149,7 +191,7 @@ def read_plan(path: Path, seeds: Sequence[int]) -> Plan | None:
         attempts = tuple(Attempt.model_validate(attempt) for attempt in content["attempts"])
         with h5py.File(path, "r") as file:
             recordings = [_recording(file, episode) for episode in content["episodes"]]
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError):  # h5py raises any of them
+    except (DataError, *_OF_H5PY):
         return None
     by_seed = {recording.seed: recording for recording in recordings}
     planned = [attempt.seed for attempt in attempts if attempt.success]
@@ -158,25 +200,61 @@ def read_plan(path: Path, seeds: Sequence[int]) -> Plan | None:
     return Plan(attempts, by_seed)
 
 
-def _recording(file: Any, episode: dict[str, Any]) -> Recording:
-    """Return an episode of ManiSkill's h5 file (h5py.File)."""
-    group = _member(file, f"traj_{episode['episode_id']}")
-    actions = _values(_member(group, "actions")).astype(np.float32)
-    mode = str(episode.get("control_mode", "pd_joint_pos"))
-    if mode == "pd_joint_pos" and actions.shape[1] != len(ACTION_NAMES):
-        raise ValueError(f"actions of shape {actions.shape}, required are (T, {len(ACTION_NAMES)})")
-    return Recording(_seed(episode), actions, dict(_physics(group)), mode)
+def _recording(file: Any, episode: dict[str, Any], robot: str = "unknown") -> Recording:
+    """Return an episode of ManiSkill's h5 file (h5py.File), recorded with a robot."""
+    actions = _values(_actions(file, episode, robot)).astype(np.float32)
+    return Recording(_seed(episode), actions, dict(_physics(_group(file, episode))), _mode(episode))
+
+
+def _mode(episode: dict[str, Any]) -> str:
+    return str(episode.get("control_mode", "pd_joint_pos"))
+
+
+def _group(file: Any, episode: dict[str, Any]) -> Any:
+    """Return the group of an episode; raise DataError when the json speaks of one that is not there."""
+    name = f"traj_{episode['episode_id']}"
+    if "/" not in name and name not in file:
+        raise DataError(
+            f"{file.filename} has no {name}, which its json says is the episode of seed {_seed(episode)}: the two do "
+            "not belong together, or a merge broke off; fetch both again"
+        )
+    return _member(file, name)
+
+
+def _actions(file: Any, episode: dict[str, Any], robot: str) -> Any:
+    """Return the actions of an episode (h5py.Dataset); raise DataError when they are of another robot."""
+    import h5py
+
+    where = f"{file.filename}: traj_{episode['episode_id']}"
+    actions = _member(_group(file, episode), "actions")
+    if isinstance(actions, h5py.Group):
+        raise DataError(
+            f"{where} has actions of several robots ({', '.join(map(str, actions))}); recordings of one Panda are "
+            "required"
+        )
+    if _mode(episode) == "pd_joint_pos" and actions.ndim == 2 and actions.shape[1] != len(ACTION_NAMES):
+        raise DataError(
+            f"{where} has actions of {actions.shape[1]} numbers, those of pd_joint_pos of a Panda have "
+            f"{len(ACTION_NAMES)} (seven joints and the gripper): it was recorded with another robot (robot_uids: "
+            f"{robot}); use recordings of a Panda"
+        )
+    return actions
 
 
 def _physics(group: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the course of every body; nothing of a file that has none, or as one flat array, as old ones do."""
+    """Yield the course of every body, which replays are only compared with.
+
+    Nothing of a file that has none, or has it in another form, as one flat array in old ones.
+    """
     import h5py
 
     states = _member(group, "env_states") if "env_states" in group else None
     for kind in list(states) if isinstance(states, h5py.Group) else []:
         actors = _member(states, str(kind))
-        for name in actors:
-            yield f"{kind}/{name}", _values(_member(actors, name))
+        for name in list(actors) if isinstance(actors, h5py.Group) else []:
+            values = _member(actors, str(name))
+            if isinstance(values, h5py.Dataset) and values.ndim == 2 and values.dtype.kind in "fiu":
+                yield f"{kind}/{name}", _values(values)
 
 
 def _member(group: Any, name: str) -> Any:

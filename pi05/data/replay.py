@@ -229,8 +229,12 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     task = tasks.find(given.task)
-    source = Recordings(given.source, task, given.convention) if given.source else None
-    serve(_Replayer(task, given.convention, source, given.hold, given.disturb).block)
+
+    def begin() -> Callable[[str], str]:
+        source = Recordings(given.source, task, given.convention) if given.source else None
+        return _Replayer(task, given.convention, source, given.hold, given.disturb).block
+
+    sys.exit(serve(begin))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ multiprocessing's own, because those would import the parent's main module, and 
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -170,7 +171,6 @@ class _Worker:
             self._process.wait(timeout=10)
         code = self._process.poll()
         how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
-        return TemporaryError(
-            f"simulator process {self._number} {how}; {_GO_ON}. Out of memory? Use fewer eval.environments or "
-            "eval.workers"
-        )
+        killed = code == -signal.SIGKILL  # as the kernel does when memory runs out
+        memory = ". If memory ran out, use fewer eval.environments or eval.workers" if killed else ""
+        return TemporaryError(f"simulator process {self._number} {how}; {_GO_ON}{memory}")

@@ -69,6 +69,8 @@ class _Work:
         self._job, self._context = job, context
         self.task = find(job.task)
         self._source = Recordings(Path(job.demos.source), self.task, job.convention) if job.demos.source else None
+        if self._source:
+            self._source.check()
         self._wanted = Wanted.of(self.task, job.demos, self._source)
         self._share = Shard(context.shard, context.shards, self._wanted)
         for message in _left_out(self._source) if self._source else ():

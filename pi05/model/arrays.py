@@ -128,7 +128,7 @@ def _check_description(path: Path) -> None:
             f"{path.parent} is not an Orbax checkpoint: it has no {path.name}; expected <name>/params"
         ) from error
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}); fetch the checkpoint again") from error
+        raise DataError(f"{path.parent} is a damaged Orbax checkpoint: {path.name}: {error}; fetch it again") from error
     if not isinstance(content, dict) or not isinstance(content.get("tree_metadata"), dict):
         raise DataError(
             f"{path} holds no tree_metadata, so it is not the description of an Orbax checkpoint; fetch it again"

@@ -16,7 +16,7 @@ This package knows bytes and names, nothing of what is inside them.
 """
 
 from pi05.errors import ConfigError
-from pi05.storage.artefact import MANIFEST, Entry, crc32c, disk_errors, files_of, load_manifest
+from pi05.storage.artefact import MANIFEST, Entry, crc32c, disk_errors, files_of, is_pointer, load_manifest
 from pi05.storage.files import FileStorage
 from pi05.storage.interface import Lease, Storage
 from pi05.storage.local import user_cache
@@ -39,6 +39,7 @@ __all__ = [
     "crc32c",
     "disk_errors",
     "files_of",
+    "is_pointer",
     "load_manifest",
     "removal",
     "user_cache",

@@ -18,6 +18,7 @@ from pi05.storage.names import check_key
 
 MANIFEST = "MANIFEST.json"
 _CHUNK = 1 << 20
+_POINTER = b"version https://git-lfs"
 _SHOWN = 8
 """Bad files named in an error; the rest are counted."""
 
@@ -39,24 +40,26 @@ def crc32c(path: Path) -> str:
     return checksum.digest().hex()
 
 
-def files_of(folder: Path) -> list[str]:
+def files_of(folder: Path, hidden: bool = True) -> list[str]:
     """Return the names of all files below a folder, sorted; a manifest of the folder itself is not one of them.
 
     Links are followed: what is large is moved to another disk and linked back. A folder that is not there has none.
+    Without `hidden`, what begins with a dot is left out: of git, of the hub, of desktops.
 
     Raises:
         DataError: A link leads nowhere or back up, something is neither file nor folder, or may not be read.
     """
     if not folder.exists() and not folder.is_symlink():
         return []
-    names = (path.relative_to(folder).as_posix() for path in _below(folder, ()))
+    names = (path.relative_to(folder).as_posix() for path in _below(folder, (), hidden))
     return sorted(name for name in names if name != MANIFEST)
 
 
-def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+def _below(folder: Path, above: tuple[Path, ...], hidden: bool) -> Iterator[Path]:
     """Yield the files below a folder; `above` are the real folders that it is in."""
     try:
-        here, entries = folder.resolve(), sorted(folder.iterdir())
+        here = folder.resolve()
+        entries = sorted(path for path in folder.iterdir() if hidden or not path.name.startswith("."))
         kinds = [(path, path.is_dir(), path.is_file()) for path in entries]
     except OSError as error:
         raise DataError(f"{error.filename or folder} cannot be read ({error.strerror}); nothing is left out") from error
@@ -64,13 +67,20 @@ def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
         raise DataError(f"{folder} is a link back to {here}, in which it lies itself; remove the link")
     for path, is_folder, is_file in kinds:
         if is_folder:
-            yield from _below(path, (*above, here))
+            yield from _below(path, (*above, here), hidden)
         elif is_file:
             yield path
         elif path.is_symlink():
             raise DataError(f"{path} is a link to {path.readlink()}, which does not exist; put that back or remove it")
         else:
             raise DataError(f"{path} is neither a file nor a folder; remove it")
+
+
+def is_pointer(path: Path) -> bool:
+    """Return whether a file is not content but Git LFS's word for where to fetch it."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(len(_POINTER)) == _POINTER
+    return False
 
 
 def entry_of(path: Path) -> Entry:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pi05.errors import DataError
-from pi05.storage import MANIFEST, STATE, Entry, RunPaths, Storage, crc32c, files_of, load_manifest, removal
+from pi05.storage import MANIFEST, STATE, Entry, RunPaths, Storage, crc32c, files_of, is_pointer, load_manifest, removal
 from pi05ctl.errors import UsageError
 from pi05ctl.stored import evaluations
 
@@ -90,6 +90,8 @@ def push_weights(storage: Storage, name: str, source: Path, python: str | None =
     key, source = weights_key(name), source.expanduser()
     with _as_artefact(name, source) as folder:
         files = {one: folder / one for one in files_of(folder)}
+        if pointers := [str(path.readlink()) for path in files.values() if is_pointer(path)]:
+            raise DataError(f"{pointers[0]} is a Git LFS pointer, not the file; fetch it with `git lfs pull`")
         size = sum(path.stat().st_size for path in files.values())
         unopened = _opened(folder, source, python) if python else ""
         if storage.exists(key):

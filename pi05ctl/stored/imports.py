@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from pi05.config import Convention
 from pi05.errors import ConfigError, DataError
-from pi05.storage import Storage, crc32c
+from pi05.storage import Storage, crc32c, files_of
 from pi05.tasks import Task
 from pi05ctl.errors import UsageError
 from pi05ctl.stored import datasets
@@ -96,7 +96,7 @@ def recordings(source: Path, task: Task) -> Recorded | None:
         DataError: The json beside a file is missing or damaged.
     """
     source = source.expanduser()
-    paths = [source] if source.suffix in (".h5", ".hdf5") and source.is_file() else sorted(source.rglob("*.h5"))
+    paths = [source] if source.suffix in (".h5", ".hdf5") and source.is_file() else _below(source)
     if not paths or (source / "meta/info.json").is_file():
         return None
     told = {path: _told(path) for path in paths}
@@ -110,6 +110,11 @@ def recordings(source: Path, task: Task) -> Recorded | None:
     if len(ours) > 1:
         raise UsageError(f"{source} has several recordings; name one: {', '.join(str(one.path) for one in ours)}")
     return ours[0]
+
+
+def _below(folder: Path) -> list[Path]:
+    """Return the h5 files below a folder, through links."""
+    return [folder / name for name in files_of(folder, hidden=False) if name.endswith(".h5")] if folder.is_dir() else []
 
 
 def _told(path: Path) -> dict[str, Any]:
@@ -165,29 +170,9 @@ def _check_form(folder: Path) -> None:
 
 def _identity(folder: Path, wish: Wish) -> str:
     """Return 12 digits that change with any byte that is imported, and with how."""
-    found: dict[str, str] = {}
-    for path in sorted(_files(folder)):
-        found[path.relative_to(folder).as_posix()] = crc32c(path)
+    found = {name: crc32c(folder / name) for name in files_of(folder, hidden=False)}
     said = {"v": _VERSION, "files": found, "options": wish.options}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _files(folder: Path) -> list[Path]:
-    """Return the files of a LeRobot dataset; links are followed, and one that leads nowhere is refused."""
-    found: list[Path] = []
-    for path in folder.rglob("*"):
-        inside = path.relative_to(folder).parts
-        if any(part.startswith(".") for part in inside):  # of git, of the hub
-            continue
-        if path.is_symlink() and not path.exists():
-            raise DataError(
-                f"{path} is a link to {path.readlink()}, which does not exist; fetch the dataset again, whole"
-            )
-        if path.is_symlink() and path.is_dir():
-            found += [path / below.relative_to(path) for below in _files(path)]
-        elif path.is_file():
-            found.append(path)
-    return found
 
 
 def _convert(folder: Path, wish: Wish, identity: str, out: Path, python: str) -> None:

@@ -48,7 +48,7 @@ def test_an_error_in_a_process_is_told_even_when_it_cannot_cross_the_pipe() -> N
 def test_a_process_that_is_killed_is_named_and_the_job_may_try_again() -> None:
     with (
         Workers(Stubborn, 2, 2, images=False) as fleet,
-        pytest.raises(TemporaryError, match=r"process 1 was killed by signal 9; .* Use fewer eval.environments"),
+        pytest.raises(TemporaryError, match=r"process 1 was killed by signal 9; .* use fewer eval.environments"),
     ):
         fleet.begin([1, 8])
 
