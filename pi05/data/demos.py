@@ -63,8 +63,13 @@ class Wanted:
         count = config.count or task.demos
         if source:
             if len(source.seeds) < count and not config.fewer:
+                usable = (
+                    f" that can be used ({source.outside} have seeds that demonstrations may not use)"
+                    if source.outside
+                    else ""
+                )
                 raise ConfigError(
-                    f"{source.path} has {len(source.seeds)} episodes, {count} demonstrations are wanted; "
+                    f"{source.path} has {len(source.seeds)} episodes{usable}, {count} demonstrations are wanted; "
                     f"use demos.count={len(source.seeds)} or fewer"
                 )
             on_gpu = any(word in source.backend for word in ("cuda", "gpu"))  # its physics have other bits

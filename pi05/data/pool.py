@@ -287,9 +287,7 @@ class _Process:
             return ConfigError(f"{message}. The {what}'s environment is not whole; {_SET_UP}")
         code = self._popen.wait()
         if (code == -signal.SIGKILL and not self._hung) or any(word in words for word in _NO_MEMORY):
-            return TemporaryError(
-                f"{message}. Memory ran out: use fewer demos.workers; then run the same command again"
-            )
+            return TemporaryError(f"{message}. Memory ran out: run the same command again with fewer demos.workers")
         if code < 0:
             return TemporaryError(f"{message}; run the same command again. Its log: {self._log}")
         return JobError(f"{message}. Its log: {self._log}")

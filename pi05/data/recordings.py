@@ -96,9 +96,9 @@ class Recordings:
     def check(self) -> None:
         """Raise DataError unless every successful episode has actions of the robot; none of them is read."""
         with self._opened() as file:
-            for episode in self._episodes.values():
-                if _recorded(episode).success:
-                    _actions(file, episode, self._robot)
+            for seed in self.seeds:
+                if _recorded(self._episodes[seed]).success:
+                    _actions(file, self._episodes[seed], self._robot)
 
     def plan(self, seeds: Sequence[int]) -> Plan:
         """Return the recordings of some seeds."""

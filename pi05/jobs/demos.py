@@ -190,10 +190,12 @@ def _report(data: datasets.Dataset, context: Context) -> None:
     """Say what the dataset holds and what it cost."""
     meta = data.meta
     if meta.inexact:
+        other = f"differed from the recording by up to {meta.max_difference:g}"
+        if not meta.max_difference:
+            other = "could not be compared with the recording, which has no states or has them as old files do"
         context.events.emit(
             "warning",
-            message=f"{meta.inexact} of {len(meta.seeds)} replays succeeded but differed from the recording by up to "
-            f"{meta.max_difference:g}; the dataset holds the replays",
+            message=f"{meta.inexact} of {len(meta.seeds)} replays succeeded but {other}; the dataset holds the replays",
         )
     metrics = {
         "demos": len(meta.seeds),
