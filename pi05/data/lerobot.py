@@ -71,7 +71,7 @@ class LeRobotFolder:
                 f"{path} is in LeRobot's format {self.version!r}, {' and '.join(VERSIONS)} can be read; "
                 "convert it with LeRobot's own converters, or make it again"
             )
-        self._features = features(path, self.info)
+        self._features = features(path, self.info, remedy)
         if not files(path / "data"):
             raise self._refused(f"{path}/data holds no parquet file")
 
@@ -332,11 +332,12 @@ def read_tasks(folder: Path, version: str, parquet: Parquet) -> tuple[Path, list
     ]
 
 
-def features(folder: Path, info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def features(folder: Path, info: Mapping[str, Any], remedy: str = "") -> dict[str, dict[str, Any]]:
     """Return what info.json says of each column; raise DataError when that is no table of tables."""
     found = info.get("features")
     if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
-        raise DataError(f"{folder / INFO}: features is {str(found)[:_SHOWN]}, a table of features is required")
+        words = f"{folder / INFO}: features is {str(found)[:_SHOWN]}, a table of features is required"
+        raise DataError(f"{words}; {remedy}" if remedy else words)
     return found
 
 
