@@ -88,6 +88,7 @@ class ClusterTarget:
             TargetError: The cluster refuses it, or cannot be reached.
         """
         self._refuse_placeholders()
+        self.kubernetes.check()
         self.values(run)  # which refuses what does not fit the pods before anybody waits for a lock
         with self._records.submitting(run.run, self._sleep):
             before, run = self.snapshot(run.run), self._records.current(run)

@@ -1,6 +1,5 @@
 """What a run in a cluster depends on, seen from here: settings, Helm, the cluster, the bucket, the base weights."""
 
-import os
 import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from pi05.errors import nearest
 from pi05.storage import Storage
 from pi05.tasks import TASKS
 from pi05ctl.cluster.api import JOBSETS
+from pi05ctl.cluster.kubeconfig import Contexts
 from pi05ctl.cluster.values import account
 from pi05ctl.doctor.finding import Check, Finding, State
 from pi05ctl.errors import TargetError
@@ -58,14 +58,6 @@ class Api(Protocol):
 
 
 @dataclass(frozen=True)
-class Contexts:
-    """The contexts of the kubeconfig, and the current one."""
-
-    names: tuple[str, ...]
-    current: str | None
-
-
-@dataclass(frozen=True)
 class Site:
     """What the checks look at.
 
@@ -82,21 +74,6 @@ class Site:
     storage: Storage
     helm: Callable[[], str]
     contexts: Callable[[], Contexts]
-
-
-def contexts() -> Contexts:
-    """Return the contexts of the kubeconfig; raise TargetError when there is none."""
-    import kubernetes.config
-
-    config: Any = kubernetes.config
-    try:
-        found, active = config.list_kube_config_contexts(os.environ.get("KUBECONFIG") or None)
-    except config.ConfigException as error:
-        raise TargetError(
-            f"there is no kubeconfig to be read ({error}); set KUBECONFIG to your cluster's file, or fetch one "
-            "(on GKE: gcloud container clusters get-credentials NAME)"
-        ) from error
-    return Contexts(tuple(context["name"] for context in found), active["name"] if active else None)
 
 
 def settings(site: Site) -> Finding:

@@ -151,7 +151,11 @@ def _used(metrics: dict[str, float]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return `42 s`, `3 m`, `1 h 10`, `9 h` or `3 d`, as precise as a table needs."""
+    """Return `42 s`, `3 m`, `1 h 10`, `9 h` or `3 d`, as precise as a table needs.
+
+    What lies in the future, because a clock was set back, has an age of 0 s.
+    """
+    seconds = max(seconds, 0.0)
     minutes, hours = int(seconds // 60), int(seconds // 3600)
     if minutes == 0:
         return f"{int(seconds)} s"
