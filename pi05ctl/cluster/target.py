@@ -288,7 +288,7 @@ class ClusterTarget:
         if job is None and not pods:
             return ABSENT
         facts = observe(job, pods)
-        if job is None or (facts.why and pods):
+        if job is None or (facts.why and pods and facts.phase != "starting"):
             return facts
         if facts.phase == "queued":
             return observe(job, pods, queue=self._queue(job))

@@ -44,7 +44,7 @@ PLACEHOLDER = "MY-"
 """What k8s/ has where a site must say something of itself."""
 _SCALES = {"": 0, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15}
 _NOT_SAID = {"limits.cpu", "limits.ephemeral-storage"}
-"""Limits that no pod of ours has. Under a quota over them Kubernetes refuses such pods."""
+"""Limits that our pods have when settings say so. Under a quota over them Kubernetes refuses others."""
 
 
 class Api(Protocol):
@@ -244,7 +244,12 @@ def limits(site: Site) -> Finding:
 def _beyond(limit_range: Object, kind: str, cluster: Cluster) -> Iterator[str]:
     """Yield what a LimitRange says against a kind's pod, whose only container asks for all of it."""
     pods: Pods = getattr(cluster, kind)
-    asked = {"cpu": pods.cpu, "memory": pods.memory, "ephemeral-storage": pods.scratch}
+    asked = {
+        "cpu": pods.cpu,
+        "memory": pods.memory,
+        "ephemeral-storage": pods.scratch,
+        **cluster.fields_of(kind).limits,
+    }
     name = limit_range["metadata"]["name"]
     for limit in limit_range.get("spec", {}).get("limits", []):
         if limit.get("type") not in ("Container", "Pod"):
@@ -337,7 +342,9 @@ def _asked(cluster: Cluster) -> dict[str, Decimal]:
     """Return what all pods of a training ask for together, by the names that quotas have for it."""
     asked, count = cluster.train, cluster.train.nodes
     cpu, memory, scratch = (_number(text) * count for text in (asked.cpu, asked.memory, asked.scratch))
+    limits = cluster.fields_of("train").limits
     return {
+        **{f"limits.{name}": _number(amount) * count for name, amount in limits.items()},
         "pods": Decimal(count),
         "count/pods": Decimal(count),
         "count/jobs.batch": Decimal(1),
@@ -357,8 +364,13 @@ def _compare(quota: Object, asked: dict[str, Decimal]) -> Iterator[tuple[State, 
     name, status = quota["metadata"]["name"], quota.get("status", {})
     hard: dict[str, str] = status.get("hard") or quota.get("spec", {}).get("hard", {})
     used: dict[str, str] = status.get("used", {})
-    for what in sorted(hard.keys() & _NOT_SAID):
-        yield "warning", f"{name} wants {what}, which our pods do not say; a LimitRange with a default does"
+    for what in sorted((hard.keys() & _NOT_SAID) - asked.keys()):
+        setting = what.removeprefix("limits.")
+        yield (
+            "warning",
+            f'{name} wants {what}, which our pods do not say; [cluster] limits = {{ "{setting}" = ... }} in '
+            "pi05.toml does, or a LimitRange with a default",
+        )
     for what in sorted(hard.keys() & asked.keys()):
         limit, taken = _number(hard[what]), _number(used.get(what, "0"))
         if asked[what] > limit:

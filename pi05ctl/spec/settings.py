@@ -59,6 +59,11 @@ class Toleration(Section):
 Table = dict[str, JsonValue]
 """An object of Kubernetes' API as its reference has it, in camelCase; the API server judges it."""
 
+
+def _no_limits() -> dict[Literal["cpu", "ephemeral-storage"], Quantity]:
+    return {}
+
+
 _OURS = ("HOME", "TMPDIR", "POD", "INDEX", "SCRATCH_BYTES")
 """Variables that the chart sets itself."""
 
@@ -85,6 +90,8 @@ class PodFields(Section):
         runtime_class_name: How containers are run; some clusters give GPUs to `nvidia` only.
         scheduler_name: Another scheduler than Kubernetes' own.
         resources: More of what nodes have, by name: `{ "rdma/hca" = 1 }`. Request and limit.
+        limits: Of what pods else only request, where a quota or a LimitRange asks for it: `{ cpu = "32",
+            "ephemeral-storage" = "300Gi" }`, not below `cpu` and `scratch`. (More CPU is throttled, more disk evicted.)
         security_context: Of the pod, in place of ours (user and group 10001): where the cluster chooses the user
             (OpenShift), `{ runAsNonRoot = true, seccompProfile = { type = "RuntimeDefault" } }`.
     """
@@ -105,6 +112,7 @@ class PodFields(Section):
     runtime_class_name: str | None = None
     scheduler_name: str | None = None
     resources: dict[str, Natural] = Field(default_factory=dict[str, Natural])
+    limits: dict[Literal["cpu", "ephemeral-storage"], Quantity] = Field(default_factory=_no_limits)
     security_context: Table = Field(default_factory=dict[str, JsonValue])
 
     @field_validator("env", mode="before")
@@ -137,7 +145,7 @@ class Pods(PodFields):
     """What every kind of pod asks for.
 
     Attributes:
-        cpu: Cores; a request without a limit, so that idle ones are used.
+        cpu: Cores; a request, and without `limits` no limit, so that idle ones are used.
         memory: Request and limit; more is OOMKilled. /dev/shm is a part of it.
         scratch: Disk of the node: temporary files, and what is downloaded or not yet uploaded.
         shm: Size of /dev/shm.

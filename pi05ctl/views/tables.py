@@ -96,7 +96,7 @@ class Policy:
 def row(status: RunStatus) -> tuple[str, ...]:
     """Return a run as the cells under HEADER."""
     why = status.why
-    if status.state in ("Failed", "Stalled") and status.remedy:
+    if status.state in ("Failed", "Stalled", "Pending") and status.remedy:
         why = f"{why}; {status.remedy}" if why else status.remedy
     skipped = int(status.metrics.get("skipped", 0))
     why = "; ".join(filter(None, (why, f"{skipped} steps skipped" if skipped else "", *status.changed[-1:])))
