@@ -69,6 +69,7 @@ class Result(BaseModel):
         simulator: Versions that decide what the episode of a seed is; "" where nobody said.
         renderer: What drew the images the policy saw, `none` where it does not see.
         dataset_renderer: What drew those it learned from; only with `eval.renderer=any` another one.
+        variables: Of the environment, that its numbers may depend on (pi05.variables).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -90,6 +91,7 @@ class Result(BaseModel):
     simulator: str = ""
     renderer: str
     dataset_renderer: str = "none"
+    variables: dict[str, str] = {}
     episodes: tuple[Episode, ...]
 
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from pi05.config import ACTION_NAMES, Convention
 from pi05.data.dataset import Attempt
-from pi05.errors import ConfigError, DataError
+from pi05.errors import DataError
 from pi05.simulator import CONVERTED_MODES
-from pi05.storage import crc32c, is_pointer
+from pi05.storage import crc32c, expanded, is_pointer
 from pi05.tasks import DEMO_SEEDS, Task
 
 _SHOWN = 5
@@ -69,7 +69,7 @@ class Recordings:
     """
 
     def __init__(self, path: Path, task: Task, convention: Convention) -> None:
-        self.path = path = _expanded(path)
+        self.path = path = expanded(path)
         content = _read_json(path)
         try:
             _check_source(path, content, task, convention)
@@ -120,14 +120,6 @@ class Recordings:
                 yield file
         except _OF_H5PY as error:
             raise DataError(f"{self.path} is damaged ({error}); fetch it again") from error
-
-
-def _expanded(path: Path) -> Path:
-    """Return a path whose ~ is the home: shells leave one alone that stands inside an option."""
-    try:
-        return path.expanduser()
-    except RuntimeError as error:
-        raise ConfigError(f"demos.source: {path} begins with a home that is not known; write it out") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

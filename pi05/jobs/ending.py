@@ -5,10 +5,12 @@ finds the same seed sooner or later, because only episodes in a row from the fir
 shard has run beyond it, because it did not know yet, counts for nobody.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 from pydantic import ValidationError
 
+from pi05 import variables
 from pi05.jobs.runtime import Context
 from pi05.results import Episode, Result, end
 from pi05.storage import RunPaths
@@ -16,7 +18,9 @@ from pi05.storage import RunPaths
 
 def kept_as(header: Result) -> str:
     """Return the folder, inside a shard's work folder, in which episodes of this evaluation are kept."""
-    return header.checkpoint or header.policy
+    what = header.checkpoint or header.policy
+    told = variables.words(header.variables).encode()
+    return f"{what}+{hashlib.sha256(told).hexdigest()[:8]}" if header.variables else what
 
 
 class Ending:

@@ -7,12 +7,14 @@ runs it. With eval.until, they look after each wave whether enough is known (end
 """
 
 import logging
+import os
 from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
 from pydantic import ValidationError
 
+from pi05 import variables
 from pi05.config import EvalJob
 from pi05.data import dataset as datasets
 from pi05.errors import DataError
@@ -20,7 +22,7 @@ from pi05.evaluation import agreement, videos
 from pi05.evaluation.course import Trial
 from pi05.evaluation.rollout import Actor, OracleActor, rollout
 from pi05.evaluation.workers import Pool, Workers, cores
-from pi05.jobs import compiled
+from pi05.jobs import compiled, gpus
 from pi05.jobs.ending import Ending, kept_as
 from pi05.jobs.runtime import Context, main
 from pi05.policy import Policy
@@ -49,6 +51,8 @@ def evaluate(job: EvalJob, context: Context) -> None:
     if result is None:
         trials = _Trials(context, f"{context.paths.work}/{kept_as(header)}", seeds, ending)
         if trials.missing():
+            if header.checkpoint:
+                gpus.check(context.gpus)
             programs = compiled.kept(context.storage) if header.checkpoint else nullcontext()
             with programs, memory.advised(memory.for_acting(job)):
                 _roll_out(job, header.limit, _actor(job, header, context.storage, data), trials, context)
@@ -194,6 +198,7 @@ def _header(job: EvalJob, dataset_renderer: str, renderer: str, context: Context
         simulator=", ".join(f"{name} {number}" for name, number in versions().items()),
         renderer=renderer,
         dataset_renderer=dataset_renderer,
+        variables={} if job.eval.policy == "oracle" else variables.told(os.environ),
         episodes=(),
     )
 

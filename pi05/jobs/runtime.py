@@ -28,10 +28,11 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
 
+from pi05 import variables
 from pi05.config import Job, load_job
 from pi05.errors import ConfigError, JobError, LeftAlone, Stopped, TemporaryError, Unreachable
 from pi05.events import TERMINAL, Event, EventWriter
-from pi05.jobs import early, output
+from pi05.jobs import early, ignored, output
 from pi05.jobs.status import StatusWriter
 from pi05.storage import FileStorage, Lease, RunPaths, Storage, connect
 
@@ -300,6 +301,10 @@ def _read(job_type: type[JobT], path: Path) -> JobT:
 def _work(job: JobT, work: Callable[[JobT, Context], None], context: Context) -> int:
     """Run `work` between `started` and `finished` or `failed`."""
     context.events.emit("started", message=f"{type(job).__name__} {job.run}")
+    if ignored:
+        message = f"{variables.words(ignored)} counts for nothing: a job computes as its options say; unset it"
+        log.warning("%s", message)
+        context.events.emit("warning", message=message)
     try:
         work(job, context)
     except JobError as error:

@@ -9,11 +9,12 @@ to start from (checkpoint, base weights, random), train.
 import contextlib
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from pi05 import simulator
+from pi05 import simulator, variables
 from pi05.config import Share, TrainJob
 from pi05.data import dataset as datasets
 from pi05.data.batches import Loader, Source, data_stats
@@ -45,8 +46,8 @@ def train(job: TrainJob, context: Context) -> None:
         log.info("checkpoint %d is there already", job.train.steps)
         return
     with Company(context.process, context.processes, context.coordinator, _lost(context)).together():
-        check_same(job.model_dump_json())
         gpus.check(context.gpus)
+        check_same(job.model_dump_json())
         with (
             compiled.kept(context.storage),
             assembled(job, context) as run,
@@ -78,7 +79,7 @@ def assembled(job: TrainJob, context: Context) -> Iterator[loop.Training]:
             dict(mesh.shape),
         )
         digests = {share.dataset: loop.manifest_digest(context.storage, share.dataset) for share in job.shares}
-        yield loop.Training(job, loader, mesh, digests)
+        yield loop.Training(job, loader, mesh, digests, variables.told(os.environ))
 
 
 def _trained(job: TrainJob) -> int:

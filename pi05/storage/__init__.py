@@ -19,7 +19,7 @@ from pi05.errors import ConfigError
 from pi05.storage.artefact import MANIFEST, Entry, crc32c, disk_errors, files_of, is_pointer, load_manifest
 from pi05.storage.files import FileStorage
 from pi05.storage.interface import Lease, Storage
-from pi05.storage.local import user_cache
+from pi05.storage.local import expanded, user_cache
 from pi05.storage.names import ASSETS, PARAMS, STATE, RunPaths, check_key, removal
 from pi05.storage.remote import BucketStorage
 
@@ -38,6 +38,7 @@ __all__ = [
     "connect",
     "crc32c",
     "disk_errors",
+    "expanded",
     "files_of",
     "is_pointer",
     "load_manifest",

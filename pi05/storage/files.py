@@ -1,23 +1,27 @@
 """file://: a folder of this machine as storage."""
 
 import contextlib
+import errno
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 import time
 from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote
 
-from pi05.errors import ConfigError, DataError, TemporaryError
+from pi05.errors import AccessError, ConfigError, DataError, TemporaryError
 from pi05.storage import artefact
 from pi05.storage.artefact import MANIFEST, Entry, disk_errors
 from pi05.storage.interface import Lease, Storage
 from pi05.storage.names import check_key
 
 _INCOMPLETE = ".incomplete"
+_LACKING = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
+"""What a file system answers that does not do what it was asked for."""
 
 
 class FileStorage(Storage):
@@ -31,11 +35,8 @@ class FileStorage(Storage):
     """
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme != "file" or parts.netloc or not parts.path.startswith("/"):
-            raise ConfigError(f"storage {url!r} is not supported; use file:///absolute/path")
         self.url = url
-        self.root = Path(unquote(parts.path))
+        self.root = _root(url)
 
     def path(self, key: str) -> Path:
         """Return where a key lies on disk, whether it exists or not."""
@@ -217,11 +218,27 @@ class FileStorage(Storage):
         if not path.is_file():
             return False
         with path.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+            return not _flock(file, fcntl.LOCK_SH)
+
+
+def _root(url: str) -> Path:
+    """Return the folder of a URL; every byte of the URL counts, so that no two folders share one.
+
+    Raises:
+        ConfigError: It is no URL of a folder, or one that ends before its text does, at `#` or `?`.
+    """
+    path = url.removeprefix("file://")
+    if path == url or not path.startswith("/"):
+        raise ConfigError(f"storage {url!r} is not supported; use file:///absolute/path")
+    if found := next((letter for letter in "#?" if letter in path), None):
+        raise ConfigError(
+            f"storage {url!r} is not supported: in a URL {found!r} ends the path. Write {quote(found)} for it, or name "
+            "the folder by its path, without file://"
+        )
+    root = unquote(path, errors="surrogateescape")  # what Path.as_uri makes of a name that is no UTF-8, undone
+    if re.search(r"[\x00-\x1f\x7f]", root):
+        raise ConfigError(f"storage {url!r} is not supported: it has control characters; use file:///absolute/path")
+    return Path(root)
 
 
 def _staging(target: Path) -> Path:
@@ -251,7 +268,22 @@ def _move(source: Path, target: Path, absent: bool) -> bool:
         target.hardlink_to(source)
     except FileExistsError:
         return False
+    except OSError as error:
+        if error.errno not in (*_LACKING, errno.EPERM):
+            raise
+        return _move_locked(source, target)
     return True
+
+
+def _move_locked(source: Path, target: Path) -> bool:
+    """Give a file a name that nobody has, where the file system has no hard links; return whether that was so."""
+    with target.with_name(f".{target.name}.lock").open("a+b") as lock:
+        while not _lock(lock, attempts=10):
+            pass
+        if target.exists():
+            return False
+        source.replace(target)
+        return True
 
 
 def _is(file: BinaryIO, path: Path) -> bool:
@@ -267,10 +299,30 @@ def _lock(file: BinaryIO, attempts: int) -> bool:
     for attempt in range(attempts):
         if attempt:
             time.sleep(0.05)
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _flock(file, fcntl.LOCK_EX):
             return True
     return False
+
+
+def _flock(file: BinaryIO, kind: int) -> bool:
+    """Lock a file, exclusively or not, unless somebody else has locked it; return whether it is locked now.
+
+    Raises:
+        AccessError: Its file system has no locks.
+    """
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _LACKING:
+            raise
+        raise AccessError(
+            f"the file system of {Path(file.name).parent} has no locks ({error.strerror}), and they keep two processes "
+            "from writing one run; name a storage on another one in pi05.toml (Lustre has them when it is mounted with "
+            "-o flock)"
+        ) from error
+    return True
 
 
 def _sync(folder: Path) -> None:

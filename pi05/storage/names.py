@@ -4,6 +4,7 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from urllib.parse import unquote
 
 from pi05.errors import DataError
 
@@ -116,6 +117,7 @@ def check_key(key: str) -> str:
 
 def removal(url: str, key: str) -> str:
     """Return the command with which a person removes an artefact."""
-    where = shlex.quote(f"{url}/{key}".removeprefix("file://"))
-    command = {"gs": "gcloud storage rm -r", "s3": "aws s3 rm --recursive"}.get(url.partition("://")[0], "rm -r")
-    return f"{command} {where}"
+    command = {"gs": "gcloud storage rm -r", "s3": "aws s3 rm --recursive"}.get(url.partition("://")[0])
+    if command is None:
+        return f"rm -r {shlex.quote(unquote(f'{url}/{key}'.removeprefix('file://')))}"
+    return f"{command} {shlex.quote(f'{url}/{key}')}"

@@ -27,7 +27,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from pi05 import tasks
+from pi05 import tasks, variables
 from pi05.config import (
     ACTION_NAMES,
     FLOAT32,
@@ -94,6 +94,7 @@ class CheckpointMeta(BaseModel):
         model, train: All sizes and settings.
         compute: How it was computed; whoever goes on or acts may do so otherwise.
         sources: Every dataset, the task's own first.
+        variables: Of the environment, that its numbers may depend on; None in those that were written before this was.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -112,6 +113,7 @@ class CheckpointMeta(BaseModel):
     compute: ComputeConfig = FLOAT32
     train: TrainConfig
     sources: tuple[TrainedOn, ...] = ()
+    variables: dict[str, str] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -307,6 +309,17 @@ def check_settings(folder: Path, model: ModelConfig, train: TrainConfig) -> list
             f"checkpoint {folder.name} was made with other settings: {'; '.join(refused)}. Submit a new run"
         )
     return list(said.values())
+
+
+def check_variables(folder: Path, now: Mapping[str, str]) -> None:
+    """Raise ConfigError when variables on which numbers depend are not those that a checkpoint was made with."""
+    before = read_meta(folder).variables
+    if before is not None and before != now:
+        raise ConfigError(
+            f"checkpoint {folder.name} was made with other variables in its environment, and numbers may depend on "
+            f"them: {variables.words(before)} (now: {variables.words(now)}). Set what it was, or submit a new run; "
+            "options of XLA that a run keeps are compute.xla_options"
+        )
 
 
 def check_datasets(folder: Path, digests: Mapping[str, str]) -> None:

@@ -52,12 +52,14 @@ class Training:
         loader: Makes the batches.
         mesh: Devices.
         digests: Of each dataset's manifest, by its key in storage, where it shall not change.
+        variables: Of the environment, that its numbers may depend on.
     """
 
     job: TrainJob
     loader: Loader
     mesh: Mesh
     digests: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def fit(self, state: TrainState, around: Surroundings) -> TrainState:
         """Train from `state` to the last step; save on schedule, at the end and when asked to stop."""
@@ -136,6 +138,7 @@ class Training:
             compute=self.job.compute,
             train=self.job.train,
             sources=tuple(map(self._trained_on, self.loader.sources, self.job.shares)),
+            variables=dict(self.variables),
         )
 
     def _trained_on(self, source: Source, share: Share) -> checkpoint.TrainedOn:
@@ -157,6 +160,7 @@ def start(training: Training, around: Surroundings) -> TrainState:
         with checkpoint.borrowed(storage, around.paths.run, newest) as folder:
             log.info("resuming from checkpoint %d", newest)
             checkpoint.check_datasets(folder, training.digests)
+            checkpoint.check_variables(folder, training.variables)
             state = checkpoint.restore(folder, mesh, job.model, job.train, job.compute)
             processes.wait_for_all()  # they may share a disk, and so the copy that is removed now
             return state

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from pi05ctl.cli import terminal
-from pi05ctl.cli.options import Output, OutputOption, TargetOption, service_of
+from pi05ctl.cli.options import Output, OutputOption, TargetOption, at_home, service_of
 
 if TYPE_CHECKING:
     from pi05.config import DemosJob
@@ -77,7 +77,10 @@ def verify_dataset(name: NameArgument, target: TargetOption = None) -> None:
 
 @datasets.command("import")
 def import_dataset(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A LeRobot dataset, or ManiSkill's download.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help="A LeRobot dataset, or ManiSkill's download.", callback=at_home),
+    ],
     task: Annotated[str, typer.Option("--task", metavar="TASK", help="Whose demonstrations they are.")],
     maps: Annotated[
         list[str],

@@ -184,7 +184,9 @@ gpu_resource = {_toml(cluster.gpu_resource)}
 # What all pods get in Kubernetes' own words; in [cluster.train] and so on, what pods of that kind get besides: labels,
 # annotations, env, env_from, volumes, volume_mounts, node_selector, tolerations, affinity, topology_spread_constraints,
 # image_pull_secrets, service_account, priority_class_name, runtime_class_name, scheduler_name, resources,
-# security_context.
+# limits, security_context.
+# Limits of what pods only request, where a quota asks for them.
+# limits = {{ cpu = "64", "ephemeral-storage" = "400Gi" }}
 # Taints that nodes of runs may have, beside the GPUs' own.
 # tolerations = [{{ key = "team", operator = "Equal", value = "robots", effect = "NoSchedule" }}]
 # More environment of the pods; secrets are named and never read: every run shows what stands here. With s3:// the

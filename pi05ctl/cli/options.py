@@ -34,6 +34,13 @@ TargetOption = Annotated[
 OutputOption = Annotated[Output, typer.Option("-o", "--output", help="Form of the output.")]
 
 
+def at_home(path: Path | None) -> Path | None:
+    """Return a path of the command line with the home that `~` stands for: shells leave it alone in --from=~/x."""
+    from pi05.storage import expanded
+
+    return None if path is None else expanded(path)
+
+
 def settings_here() -> "Settings":
     """Return the settings that hold here."""
     from pi05ctl.spec import settings

@@ -66,6 +66,7 @@ def _cluster(settings: "Settings", pods: bool, light: bool, timeout: float) -> "
     from pi05.storage import connect
     from pi05ctl.cluster import helm
     from pi05ctl.cluster.api import Kubernetes
+    from pi05ctl.cluster.kubeconfig import contexts
     from pi05ctl.cluster.target import revision
     from pi05ctl.doctor import cluster
     from pi05ctl.doctor.finding import examine
@@ -73,7 +74,7 @@ def _cluster(settings: "Settings", pods: bool, light: bool, timeout: float) -> "
 
     here = settings.cluster
     kubernetes = Kubernetes(here.context, here.namespace, patience=0)
-    site = cluster.Site(here, kubernetes, connect(here.storage, _PATIENCE), helm.version, cluster.contexts)
+    site = cluster.Site(here, kubernetes, connect(here.storage, _PATIENCE), helm.version, contexts)
     patient = Kubernetes(here.context, here.namespace)
     prober = Prober(here, helm.Helm(here.context, here.namespace), patient, revision(), timeout, light)
     return examine([*cluster.CHECKS, *(prober.checks() if pods else ())], site, prober.stopping.set)
@@ -226,7 +227,7 @@ def _tag() -> str:
 
 def _contexts() -> tuple[tuple[str, ...], str | None]:
     """Return the contexts of the kubeconfig and the current one; none when there is no kubeconfig yet."""
-    from pi05ctl.doctor.cluster import contexts
+    from pi05ctl.cluster.kubeconfig import contexts
 
     try:
         found = contexts()

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pi05ctl.cli import terminal
-from pi05ctl.cli.options import Output, OutputOption, RunArgument, TargetOption, service_of
+from pi05ctl.cli.options import Output, OutputOption, RunArgument, TargetOption, at_home, service_of
 
 if TYPE_CHECKING:
     from pi05ctl.stored.artefacts import Checkpoint
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="As train.weights or train.tokenizer says it.")]
 StepOption = Annotated[int | None, typer.Option("--step", metavar="STEP", help="Which one; without it, the newest.")]
-ToOption = Annotated[Path, typer.Option("--to", metavar="DIR", help="A folder that does not exist yet.")]
+ToOption = Annotated[
+    Path, typer.Option("--to", metavar="DIR", help="A folder that does not exist yet.", callback=at_home)
+]
 
 weights = typer.Typer(help="Weights that training starts from, and tokenizers.", no_args_is_help=True)
 checkpoints = typer.Typer(help="Checkpoints of training runs.", no_args_is_help=True)
@@ -25,7 +27,10 @@ checkpoints = typer.Typer(help="Checkpoints of training runs.", no_args_is_help=
 def push_weights(
     name: NameArgument,
     source: Annotated[
-        Path | None, typer.Option("--from", metavar="PATH", help="Folder of an Orbax checkpoint, or a .model file.")
+        Path | None,
+        typer.Option(
+            "--from", metavar="PATH", help="Folder of an Orbax checkpoint, or a .model file.", callback=at_home
+        ),
     ] = None,
     target: TargetOption = None,
 ) -> None:

@@ -15,8 +15,9 @@ from urllib.parse import quote
 
 from pydantic_core import from_json
 
+from pi05ctl.cluster import kubeconfig
 from pi05ctl.cluster.refusals import Place, explain
-from pi05ctl.errors import Forbidden
+from pi05ctl.errors import Forbidden, TargetError
 from pi05ctl.runs.facts import CONTAINER
 
 if TYPE_CHECKING:
@@ -63,6 +64,10 @@ class Kubernetes:
         for name in ("kubernetes.config", "kubernetes.client.api_client"):
             importlib.import_module(name)
 
+    def check(self) -> None:
+        """Read the kubeconfig now, and log in; raise TargetError when it cannot be used. (Helm has other words.)"""
+        _ = self._client
+
     def version(self) -> str:
         """Return the server's version, `v1.34.4`."""
         return str(self.get("/version")["gitVersion"])
@@ -88,7 +93,8 @@ class Kubernetes:
         """Return the events about objects of these names (Jobs, pods), the oldest first."""
         queries = [{"fieldSelector": f"involvedObject.name={name}"} for name in names]
         found = self.together([(self._path("v1", "events"), query) for query in queries])
-        events = [event for answer in found if answer for event in json.loads(answer).get("items", [])]
+        lists = [json.loads(self._judged(200, answer)) for answer in found if answer]
+        events = [event for one in lists for event in one.get("items", [])]
         return sorted(events, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
 
     def configmap(self, name: str) -> Object | None:
@@ -152,14 +158,14 @@ class Kubernetes:
     def find(self, path: str, **query: str) -> Object | None:
         """Return one object or list; None when there is none."""
         status, body = self._ask("GET", path, query)
-        if status == 404:
+        if status == 404 and not _is_html(body):
             return None
         return cast("Object", json.loads(self._judged(status, body)))
 
     def _delete(self, path: str, **query: str | int) -> None:
         """Delete one object, unless it is gone."""
         status, body = self._ask("DELETE", path, query)
-        if status != 404:
+        if status != 404 or _is_html(body):
             self._judged(status, body)
 
     def _list(self, api: str, resource: str, query: Mapping[str, Any], current: bool) -> list[Object]:
@@ -191,9 +197,9 @@ class Kubernetes:
         return self._judged(*self._ask(method, path, query, body))
 
     def _judged(self, status: int, body: bytes) -> bytes:
-        if status < 300:
+        if status < 300 and body.lstrip()[:1] in (b"{", b"["):
             return body
-        raise explain(_message(body) or f"HTTP {status}", self.place)
+        raise explain(_message(body) or _no_answer(status, body), self.place)
 
     def _ask(self, method: str, path: str, query: Mapping[str, Any], body: Object | None = None) -> tuple[int, bytes]:
         """Return status and body; ask again for a while when the server does not answer."""
@@ -205,10 +211,12 @@ class Kubernetes:
                 status, answer = self._once(method, path, query, body)
             except (HTTPError, OSError) as error:
                 problem = str(getattr(error, "reason", None) or error)
+            except (ValueError, AssertionError) as error:  # what cannot be sent: a token with a line's end in it
+                raise explain(f"cannot ask the API server: {type(error).__name__}: {error}", self.place) from error
             else:
                 if status not in (429, 500, 502, 503, 504):
                     return status, answer
-                problem = _message(answer) or f"HTTP {status}"
+                problem = _message(answer) or _no_answer(status, answer)
             if time.monotonic() >= until:
                 raise explain(f"cluster unreachable: {problem}", self.place)
             time.sleep(_PAUSE)
@@ -230,25 +238,23 @@ class Kubernetes:
     @cached_property
     def _client(self) -> "ApiClient":
         """The official client with the credentials of the context, or of the pod that we are in."""
-        import kubernetes.config
         from kubernetes.client.api_client import ApiClient
-        from kubernetes.client.configuration import Configuration
 
-        config: Any = kubernetes.config
-        settings: Any = Configuration()
         try:
-            config.load_kube_config(context=self.place.context, client_configuration=settings)
-        except config.ConfigException as error:
-            settings = Configuration()
-            try:
-                if self.place.context:
-                    raise
-                config.load_incluster_config(client_configuration=settings)
-            except config.ConfigException:
-                raise explain(_no_config(error), self.place) from error
+            settings = kubeconfig.configuration(self.place.context)
+        except kubeconfig.NoKubeconfig as error:
+            settings = None if self.place.context else _of_this_pod()
+            if settings is None:
+                raise explain(str(error), self.place) from error
+        except TargetError as error:
+            raise explain(str(error), self.place) from error
         settings.retries = False  # here, and for longer
         settings.connection_pool_maxsize = _AT_ONCE
-        return ApiClient(settings)
+        try:
+            return ApiClient(settings)
+        except Exception as error:  # of urllib3, for what is no address: it asserts some of it
+            proxies = f"look at proxy-url in the kubeconfig and at HTTPS_PROXY, which is {settings.proxy or 'not set'}"
+            raise explain(f"{type(error).__name__}: {error}; {proxies}", self.place) from error
 
 
 def as_job(jobset: Object) -> Object:
@@ -265,10 +271,18 @@ def as_job(jobset: Object) -> Object:
     }
 
 
-def _no_config(error: Exception) -> str:
-    """Return why there are no credentials, in the words that `refusals` knows."""
-    text = str(error)
-    return text if "Invalid kube-config" in text else f"the kubeconfig's context does not exist: {text}"
+def _of_this_pod() -> Any:
+    """Return the official client's settings for the account of the pod that we are in; None outside of pods."""
+    import kubernetes.config
+    from kubernetes.client.configuration import Configuration
+
+    config: Any = kubernetes.config
+    settings = Configuration()
+    try:
+        config.load_incluster_config(client_configuration=settings)
+    except config.ConfigException:
+        return None
+    return settings
 
 
 def _message(body: bytes) -> str:
@@ -278,6 +292,20 @@ def _message(body: bytes) -> str:
         return str(answer["message"])
     except (ValueError, KeyError, TypeError):
         return ""
+
+
+def _no_answer(status: int, body: bytes) -> str:
+    """Return what an answer is that no API server gives."""
+    if status == 407:
+        return "a proxy asks for a password (HTTP 407)"
+    if _is_html(body):
+        return f"what answers is no API server but sends HTML (HTTP {status})"
+    return f"what answers is no API server (HTTP {status}: {body[:80].decode(errors='replace')!r})"
+
+
+def _is_html(body: bytes) -> bool:
+    """Return whether an answer is a page, which no API server sends."""
+    return body.lstrip()[:1] == b"<"
 
 
 def _selector(run: str | None) -> str:

@@ -7,6 +7,17 @@ from dataclasses import dataclass
 
 from pi05ctl.errors import Forbidden, NameTaken, TargetError, Unreachable
 
+_LOGIN = "log in to the cluster again (on GKE: gcloud auth login)"
+_PROXY = (
+    "give its user and password in HTTPS_PROXY (http://USER:PASSWORD@HOST:PORT), or name the API server in NO_PROXY"
+)
+_BETWEEN = (
+    "a proxy or a sign-in page between? Look at HTTPS_PROXY and NO_PROXY, and at server in the kubeconfig; a browser "
+    "may have to sign in first"
+)
+_TRUST = (
+    "look at certificate-authority-data in the kubeconfig (of another cluster, or an old one?), and at a proxy between"
+)
 _ADMIN = "kubectl apply -k k8s/overlays/gke (or another overlay)"
 
 
@@ -45,20 +56,11 @@ _ROWS: tuple[tuple[tuple[str, ...], type[TargetError], str], ...] = (
         TargetError,
         "something else made that object: delete it, or submit with --again for another name",
     ),
+    (("system:anonymous",), TargetError, f"the cluster does not know who asks: {_LOGIN}"),
     (
         ("context", "does not exist"),
         TargetError,
         "kubectl config get-contexts lists what there is; [cluster] context in pi05.toml (or pi05ctl init) chooses one",
-    ),
-    (
-        ("Invalid kube-config", "Expected object with name"),
-        TargetError,
-        "kubectl config get-contexts lists what there is; [cluster] context in pi05.toml (or pi05ctl init) chooses one",
-    ),
-    (
-        ("Invalid kube-config",),
-        TargetError,
-        "set KUBECONFIG to your cluster's file, or fetch one (on GKE: gcloud container clusters get-credentials NAME)",
     ),
     (
         ("incompatible with Kubernetes",),
@@ -73,7 +75,15 @@ _ROWS: tuple[tuple[tuple[str, ...], type[TargetError], str], ...] = (
         f"an admin gives the rights once: {_ADMIN}, and binds you to the role pi05-user in {{namespace}}; "
         "pi05ctl doctor lists what is missing",
     ),
-    (("Unauthorized",), TargetError, "log in to the cluster again (on GKE: gcloud auth login)"),
+    (("Unauthorized",), TargetError, _LOGIN),
+    (("407",), TargetError, _PROXY),
+    (("Proxy Authentication",), TargetError, _PROXY),
+    (("sends HTML",), TargetError, _BETWEEN),
+    (("no API server",), TargetError, _BETWEEN),
+    (("invalid character '<'",), TargetError, _BETWEEN),  # Helm's words for HTML
+    (("CERTIFICATE_VERIFY_FAILED",), TargetError, _TRUST),
+    (("certificate signed by unknown authority",), TargetError, _TRUST),
+    (("certificate has expired",), TargetError, _TRUST),
     (("cluster unreachable",), Unreachable, "check the network and the context: kubectl config get-contexts"),
     (("connection refused",), Unreachable, "check the network and the context: kubectl config get-contexts"),
     (("i/o timeout",), Unreachable, "check the network and the context: kubectl config get-contexts"),

@@ -88,6 +88,7 @@ class ClusterTarget:
             TargetError: The cluster refuses it, or cannot be reached.
         """
         self._refuse_placeholders()
+        self.kubernetes.check()
         self.values(run)  # which refuses what does not fit the pods before anybody waits for a lock
         with self._records.submitting(run.run, self._sleep):
             before, run = self.snapshot(run.run), self._records.current(run)
@@ -287,7 +288,7 @@ class ClusterTarget:
         if job is None and not pods:
             return ABSENT
         facts = observe(job, pods)
-        if job is None or (facts.why and pods):
+        if job is None or (facts.why and pods and facts.phase != "starting"):
             return facts
         if facts.phase == "queued":
             return observe(job, pods, queue=self._queue(job))

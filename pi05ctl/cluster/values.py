@@ -89,6 +89,7 @@ class Resources(_Values):
     shm: Quantity
     gpus: Gpus
     others: dict[str, Natural]
+    limits: dict[str, Quantity]
 
 
 class Pod(_Values):
@@ -222,6 +223,7 @@ def _values(kind: Kind, what: Run, job: bytes, gpus: int, cluster: Cluster) -> V
             shm=asked.shm,
             gpus=Gpus(count=gpus, resource=cluster.gpu_resource),
             others=fields.resources,
+            limits={**fields.limits},
         ),
         pod=_pod(fields, account(kind, cluster)),
         container=Container(

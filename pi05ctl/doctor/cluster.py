@@ -1,6 +1,5 @@
 """What a run in a cluster depends on, seen from here: settings, Helm, the cluster, the bucket, the base weights."""
 
-import os
 import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from pi05.errors import nearest
 from pi05.storage import Storage
 from pi05.tasks import TASKS
 from pi05ctl.cluster.api import JOBSETS
+from pi05ctl.cluster.kubeconfig import Contexts
 from pi05ctl.cluster.values import account
 from pi05ctl.doctor.finding import Check, Finding, State
 from pi05ctl.errors import TargetError
@@ -44,7 +44,7 @@ PLACEHOLDER = "MY-"
 """What k8s/ has where a site must say something of itself."""
 _SCALES = {"": 0, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15}
 _NOT_SAID = {"limits.cpu", "limits.ephemeral-storage"}
-"""Limits that no pod of ours has. Under a quota over them Kubernetes refuses such pods."""
+"""Limits that our pods have when settings say so. Under a quota over them Kubernetes refuses others."""
 
 
 class Api(Protocol):
@@ -55,14 +55,6 @@ class Api(Protocol):
     def find(self, path: str, **query: str) -> Object | None: ...
 
     def allowed(self, verb: str, group: str, resource: str, subresource: str = "") -> bool: ...
-
-
-@dataclass(frozen=True)
-class Contexts:
-    """The contexts of the kubeconfig, and the current one."""
-
-    names: tuple[str, ...]
-    current: str | None
 
 
 @dataclass(frozen=True)
@@ -82,21 +74,6 @@ class Site:
     storage: Storage
     helm: Callable[[], str]
     contexts: Callable[[], Contexts]
-
-
-def contexts() -> Contexts:
-    """Return the contexts of the kubeconfig; raise TargetError when there is none."""
-    import kubernetes.config
-
-    config: Any = kubernetes.config
-    try:
-        found, active = config.list_kube_config_contexts(os.environ.get("KUBECONFIG") or None)
-    except config.ConfigException as error:
-        raise TargetError(
-            f"there is no kubeconfig to be read ({error}); set KUBECONFIG to your cluster's file, or fetch one "
-            "(on GKE: gcloud container clusters get-credentials NAME)"
-        ) from error
-    return Contexts(tuple(context["name"] for context in found), active["name"] if active else None)
 
 
 def settings(site: Site) -> Finding:
@@ -267,7 +244,12 @@ def limits(site: Site) -> Finding:
 def _beyond(limit_range: Object, kind: str, cluster: Cluster) -> Iterator[str]:
     """Yield what a LimitRange says against a kind's pod, whose only container asks for all of it."""
     pods: Pods = getattr(cluster, kind)
-    asked = {"cpu": pods.cpu, "memory": pods.memory, "ephemeral-storage": pods.scratch}
+    asked = {
+        "cpu": pods.cpu,
+        "memory": pods.memory,
+        "ephemeral-storage": pods.scratch,
+        **cluster.fields_of(kind).limits,
+    }
     name = limit_range["metadata"]["name"]
     for limit in limit_range.get("spec", {}).get("limits", []):
         if limit.get("type") not in ("Container", "Pod"):
@@ -360,7 +342,9 @@ def _asked(cluster: Cluster) -> dict[str, Decimal]:
     """Return what all pods of a training ask for together, by the names that quotas have for it."""
     asked, count = cluster.train, cluster.train.nodes
     cpu, memory, scratch = (_number(text) * count for text in (asked.cpu, asked.memory, asked.scratch))
+    limits = cluster.fields_of("train").limits
     return {
+        **{f"limits.{name}": _number(amount) * count for name, amount in limits.items()},
         "pods": Decimal(count),
         "count/pods": Decimal(count),
         "count/jobs.batch": Decimal(1),
@@ -380,8 +364,13 @@ def _compare(quota: Object, asked: dict[str, Decimal]) -> Iterator[tuple[State, 
     name, status = quota["metadata"]["name"], quota.get("status", {})
     hard: dict[str, str] = status.get("hard") or quota.get("spec", {}).get("hard", {})
     used: dict[str, str] = status.get("used", {})
-    for what in sorted(hard.keys() & _NOT_SAID):
-        yield "warning", f"{name} wants {what}, which our pods do not say; a LimitRange with a default does"
+    for what in sorted((hard.keys() & _NOT_SAID) - asked.keys()):
+        setting = what.removeprefix("limits.")
+        yield (
+            "warning",
+            f'{name} wants {what}, which our pods do not say; [cluster] limits = {{ "{setting}" = ... }} in '
+            "pi05.toml does, or a LimitRange with a default",
+        )
     for what in sorted(hard.keys() & asked.keys()):
         limit, taken = _number(hard[what]), _number(used.get(what, "0"))
         if asked[what] > limit:

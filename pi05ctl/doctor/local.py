@@ -4,6 +4,7 @@ import ctypes.util
 import platform
 import shutil
 import subprocess
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,8 +79,12 @@ def cameras(site: Site) -> Finding:
 
 
 def storage(site: Site) -> Finding:
-    """Write, read and delete a file."""
-    return reach(site.storage)
+    """Write, read and delete a file, and lock one."""
+    key = f"doctor/{uuid.uuid4().hex}"
+    with site.storage.lease(f"{key}/lease"):
+        found = reach(site.storage)
+    site.storage.delete(key)
+    return found
 
 
 def disk(site: Site) -> Finding:

@@ -8,7 +8,7 @@ removed whatever happens, and Kubernetes ends and forgets its Job by itself shou
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from threading import Event as Flag
@@ -137,7 +137,7 @@ class Prober:
         facts = observe(jobs[0] if jobs else None, pods)
         if facts.phase in ("pending", "starting"):
             names = [name, *(pod["metadata"]["name"] for pod in pods)]
-            return _with_event(facts, jobs, pods, self.kubernetes.events(names))
+            return observe(jobs[0] if jobs else None, pods, self.kubernetes.events(names))
         return facts
 
     def _finding(self, image: str, facts: Facts) -> Finding:
@@ -167,16 +167,6 @@ class Prober:
             self.helm.uninstall(name)
         except CtlError:
             self.helm.uninstall(name)
-
-
-def _with_event(facts: Facts, jobs: Sequence[Object], pods: Sequence[Object], events: Sequence[Object]) -> Facts:
-    """Return facts with the reason that only events tell: why there is no pod, or what a starting one waits for."""
-    if not pods:
-        return observe(jobs[0] if jobs else None, pods, events)
-    if facts.why or not events:
-        return facts
-    last = events[-1]
-    return replace(facts, why=f"{last.get('reason')}: {last.get('message')}")
 
 
 def _found(image: str, storage: str, facts: Facts) -> Finding:

@@ -8,8 +8,13 @@ preemption and eviction all end so), so a pod's end is explained by the first ro
     3. the container's reason         OOMKilled
     4. the last event that it left    the job's own words (its termination message)
     5. the exit code
+    6. what ended beside it           a container of the cluster's own (a sidecar, an init container) that failed
+
+A pod that waits is explained, likewise, by the first that says something: why it has no node; what our container waits
+for; what an init container, or another one, does; the last event of the pod. A Job without a pod by its own events.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,9 +37,12 @@ _DISRUPTIONS = {
 }
 CONTAINER = "pi05"
 """The container of our pods that works; an injected sidecar may come before it."""
-_NO_IMAGE = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
-_BROKEN = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
-_NOT_MADE = frozenset({"FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"})
+_NO_IMAGE = ("ImagePull", "ErrImage", "InvalidImage", "ImageInspect", "RegistryUnavailable", "SignatureValidation")
+"""Beginnings of the reasons for which a container has no image."""
+_BEING_MADE = frozenset({"", "ContainerCreating", "PodInitializing"})
+"""Reasons that only say that something else comes first."""
+_DESCRIBE = "kubectl describe pod shows more"
+_INIT = "init container"
 _TIMES = ("", "once", "twice")
 
 
@@ -127,7 +135,7 @@ def _phase(job: Object | None, pods: Sequence[_Pod], events: Sequence[Object], q
         return "queued", queue or "its Job is suspended", ""
     if live:
         return _of_pods(live)
-    return "pending", *_no_pod(events)
+    return "pending", *_no_pod(job, events)
 
 
 def _of_pods(live: Sequence[_Pod]) -> tuple[Phase, str, str]:
@@ -174,15 +182,33 @@ def _numbers(indexes: str) -> Iterator[int]:
         yield from range(int(first), int(last or first) + 1)
 
 
-def _no_pod(events: Sequence[Object]) -> tuple[str, str]:
-    """Return why a Job has no pods: what Kubernetes said when it could not create one."""
+def _no_pod(job: Object, events: Sequence[Object]) -> tuple[str, str]:
+    """Return why a Job has no pods: what Kubernetes said when it could not create one, and which setting helps."""
     refused = [event for event in events if event.get("reason") == "FailedCreate"]
     if not refused:
-        return "waits for its pods", ""
+        warned = [event for event in events if event.get("type") == "Warning"]
+        return (_said(str(warned[-1].get("reason", "")), warned[-1]), "") if warned else ("waits for its pods", "")
     message = str(refused[-1].get("message", ""))
+    kind = _kind_of(job)
     if "exceeded quota" in message:
         return "quota: " + message.partition("exceeded quota: ")[2], "kubectl describe resourcequota shows who uses it"
+    if found := re.search(r"must specify ((?:limits|requests)\.[\w./,-]+)", message):
+        return f"FailedCreate: {message}", _to_say(found[1].split(","), kind)
+    if found := re.search(r"(maximum|minimum) ([\w./-]+) usage per (?:Container|Pod)", message):
+        field = {"ephemeral-storage": "scratch"}.get(found[2], found[2])
+        change = "lower" if found[1] == "maximum" else "raise"
+        remedy = f"{change} [cluster.{kind}] {field} in pi05.toml; kubectl describe limitrange shows what is allowed"
+        return f"FailedCreate: {message}", remedy
     return f"FailedCreate: {message}", "pi05ctl doctor names what is missing"
+
+
+def _to_say(wanted: Sequence[str], kind: str) -> str:
+    """Return the setting with which pods say what a quota wants to be told."""
+    limits = [name.removeprefix("limits.") for name in wanted if name.startswith("limits.")]
+    if not limits:
+        return "a LimitRange with a default says it for all pods of the namespace"
+    table = ", ".join(f'"{name}" = "..."' if "-" in name else f'{name} = "..."' for name in limits)
+    return f"say it in pi05.toml: [cluster.{kind}] limits = {{ {table} }}"
 
 
 def _pod(pod: Object, events: Sequence[Object]) -> _Pod:
@@ -191,7 +217,7 @@ def _pod(pod: Object, events: Sequence[Object]) -> _Pod:
     state: Object = _own(pod.get("status", {}).get("containerStatuses")).get("state", {})
     phase, why, remedy = _pod_phase(pod, state)
     if phase == "starting":
-        phase, why, remedy = _being_made(meta["name"], events)
+        phase, why, remedy = _being_made(pod, state, events)
     ended: Object = state.get("terminated") or {}
     running: Object = state.get("running") or ended
     return _Pod(
@@ -213,15 +239,51 @@ def _own(containers: Iterable[Object] | None) -> Object:
     return next((one for one in containers or () if one.get("name") == CONTAINER), empty)
 
 
-def _being_made(pod: str, events: Sequence[Object]) -> tuple[Phase, str, str]:
-    """Return what a pod waits for that has a node and no running container, which events alone tell."""
-    own = [event for event in events if event.get("involvedObject", {}).get("name") == pod]
+def _being_made(pod: Object, state: Object, events: Sequence[Object]) -> tuple[Phase, str, str]:
+    """Return what a pod waits for that has a node and no running container of ours."""
+    for what, one in _others(pod):
+        if held := _held(one.get("state", {})):
+            return "pending", f"{what} {one['name']}: {held}", _DESCRIBE
+    name = pod["metadata"]["name"]
+    own = [event for event in events if event.get("involvedObject", {}).get("name") == name]
     last: Object = own[-1] if own else {}
-    if last.get("reason") in _NOT_MADE:
-        return "pending", _said(last["reason"], last), "kubectl describe pod shows more"
-    if last.get("reason") == "Pulling":
+    reason = str(last.get("reason", ""))
+    if last.get("type") == "Warning" or reason.startswith("Failed"):
+        return "pending", _said(reason, last), _DESCRIBE
+    running = [one["name"] for what, one in _others(pod) if what == _INIT and "running" in one.get("state", {})]
+    if running:
+        return "starting", f"{_INIT} {running[-1]} is at work", ""
+    if reason == "Pulling":
         return "starting", "its image is being pulled", ""
-    return "starting", "", ""
+    if not state and not pod.get("spec", {}).get("nodeName") and _condition(pod, "PodScheduled") is None:
+        scheduler = pod.get("spec", {}).get("schedulerName", "default-scheduler")
+        return "pending", f"no scheduler has looked at it yet ({scheduler})", ""
+    return "starting", "its node makes its containers", ""
+
+
+def _others(pod: Object) -> Iterator[tuple[str, Object]]:
+    """Yield the containers of a pod that are not ours, with what they are: init containers in their order first."""
+    status = pod.get("status", {})
+    for one in status.get("initContainerStatuses") or ():
+        yield _INIT, one
+    for one in status.get("containerStatuses") or ():
+        if one.get("name") != CONTAINER:
+            yield "container", one
+
+
+def _held(state: Object) -> str:
+    """Return what keeps a container from doing its part; empty when nothing does."""
+    waiting: Object = state.get("waiting") or {}
+    ended: Object = state.get("terminated") or {}
+    if waiting.get("reason", "") not in _BEING_MADE:
+        return _said(str(waiting["reason"]), waiting)
+    return _end_of(ended) if ended.get("exitCode") else ""
+
+
+def _end_of(ended: Object) -> str:
+    """Return how a container that is not ours ended, in words."""
+    last = str(ended.get("message") or "").strip().splitlines()
+    return f"exit code {ended.get('exitCode')}" + (f": {last[-1]}" if last else "")
 
 
 def _pod_phase(pod: Object, state: Object) -> tuple[Phase, str, str]:
@@ -235,6 +297,10 @@ def _pod_phase(pod: Object, state: Object) -> tuple[Phase, str, str]:
         return "stopping", _disruption(pod) or "is being stopped", ""
     if "running" in state:
         return "running", "", ""
+    left = [one["name"] for _, one in _others(pod) if "running" in one.get("state", {})]
+    if "terminated" in state and left:
+        ended = _cause(pod, state)[0] if state["terminated"].get("exitCode") else "it has ended"
+        return "stopping", f"{ended}, and its pod is kept by container {', '.join(left)}, which has to end, too", ""
     return _waiting(pod, state)
 
 
@@ -242,20 +308,20 @@ def _waiting(pod: Object, state: Object) -> tuple[Phase, str, str]:
     """Return why a pod does not run yet."""
     scheduled = _condition(pod, "PodScheduled") or {}
     if scheduled.get("status") == "False":
-        reason, message = scheduled.get("reason", ""), scheduled.get("message", "")
+        reason, message = scheduled.get("reason", ""), str(scheduled.get("message") or "")
         if reason == "SchedulingGated":
-            return "queued", message, ""
+            return "queued", message or "SchedulingGated: somebody else says when it may start", ""
         return (
             "pending",
-            f"{reason}: {message}",
+            _said(str(reason), scheduled),
             "it starts when there is room",
         )
     waiting: Object = state.get("waiting") or {}
-    reason = waiting.get("reason", "")
-    if reason in _NO_IMAGE:
+    reason = str(waiting.get("reason") or "")
+    if reason.startswith(_NO_IMAGE):
         return "pending", _said(reason, waiting), "put the image there, or set [cluster.images] in pi05.toml"
-    if reason in _BROKEN:
-        return "pending", _said(reason, waiting), "kubectl describe pod shows more"
+    if reason not in _BEING_MADE:
+        return "pending", _said(reason, waiting), _DESCRIBE
     return "starting", "", ""
 
 
@@ -269,18 +335,35 @@ def _cause(pod: Object, state: Object) -> tuple[str, str]:
     if reason := status.get("reason"):
         return _said(reason, status), ""
     if ended.get("reason") == "OOMKilled":
-        labels = pod["metadata"].get("labels", {})
-        kind = labels.get("pi05.dev/kind", "train")
-        kind = labels["pi05.dev/task"] if kind == "probe" else kind  # whose pod it tries out
-        limit = _memory_limit(pod)
-        return f"OOMKilled: needed more than {limit}", f"raise [cluster.{kind}] memory in pi05.toml and resume"
+        remedy = f"raise [cluster.{_kind_of(pod)}] memory in pi05.toml and resume"
+        return f"OOMKilled: needed more than {_memory_limit(pod)}", remedy
     if event is not None and event.kind == "failed" and event.message:
         return event.message, ""
     code = ended.get("exitCode")
+    if not code and (beside := _failed_beside(pod)):
+        return beside, _DESCRIBE
+    if code is None:
+        return "failed before its container was started", _DESCRIBE
     if code == TERMINATED:
         return "stopped by a signal", ""
     last = str(ended.get("message") or "").strip().splitlines()
     return f"exit code {code}" + (f": {last[-1]}" if last else ""), ""
+
+
+def _kind_of(obj: Object) -> str:
+    """Return which table of the settings a Job or pod is told by; a probe's that of the kind that it tries out."""
+    labels: Object = obj["metadata"].get("labels", {})
+    kind = str(labels.get("pi05.dev/kind", "train"))
+    return str(labels.get("pi05.dev/task", "train")) if kind == "probe" else kind
+
+
+def _failed_beside(pod: Object) -> str:
+    """Return how a container that is not ours failed, and its pod with it; empty when none did."""
+    for what, one in _others(pod):
+        ended: Object = one.get("state", {}).get("terminated") or {}
+        if ended.get("exitCode"):
+            return f"{what} {one['name']}: {_end_of(ended)}"
+    return ""
 
 
 def _disruption(pod: Object) -> str:

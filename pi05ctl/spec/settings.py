@@ -18,6 +18,7 @@
 All of it has defaults. The only variable that counts is PI05_STORAGE, and a command that obeys it says so.
 """
 
+import codecs
 import json
 import tomllib
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ from pydantic import Field, JsonValue, ValidationError, field_validator
 from pi05 import chips
 from pi05.config import Natural, Positive, Section, explain
 from pi05.errors import ConfigError
+from pi05.storage import expanded
 from pi05ctl.errors import UsageError, unknown
 
 FILE = "pi05.toml"
@@ -57,6 +59,11 @@ class Toleration(Section):
 Table = dict[str, JsonValue]
 """An object of Kubernetes' API as its reference has it, in camelCase; the API server judges it."""
 
+
+def _no_limits() -> dict[Literal["cpu", "ephemeral-storage"], Quantity]:
+    return {}
+
+
 _OURS = ("HOME", "TMPDIR", "POD", "INDEX", "SCRATCH_BYTES")
 """Variables that the chart sets itself."""
 
@@ -83,6 +90,8 @@ class PodFields(Section):
         runtime_class_name: How containers are run; some clusters give GPUs to `nvidia` only.
         scheduler_name: Another scheduler than Kubernetes' own.
         resources: More of what nodes have, by name: `{ "rdma/hca" = 1 }`. Request and limit.
+        limits: Of what pods else only request, where a quota or a LimitRange asks for it: `{ cpu = "32",
+            "ephemeral-storage" = "300Gi" }`, not below `cpu` and `scratch`. (More CPU is throttled, more disk evicted.)
         security_context: Of the pod, in place of ours (user and group 10001): where the cluster chooses the user
             (OpenShift), `{ runAsNonRoot = true, seccompProfile = { type = "RuntimeDefault" } }`.
     """
@@ -103,6 +112,7 @@ class PodFields(Section):
     runtime_class_name: str | None = None
     scheduler_name: str | None = None
     resources: dict[str, Natural] = Field(default_factory=dict[str, Natural])
+    limits: dict[Literal["cpu", "ephemeral-storage"], Quantity] = Field(default_factory=_no_limits)
     security_context: Table = Field(default_factory=dict[str, JsonValue])
 
     @field_validator("env", mode="before")
@@ -135,7 +145,7 @@ class Pods(PodFields):
     """What every kind of pod asks for.
 
     Attributes:
-        cpu: Cores; a request without a limit, so that idle ones are used.
+        cpu: Cores; a request, and without `limits` no limit, so that idle ones are used.
         memory: Request and limit; more is OOMKilled. /dev/shm is a part of it.
         scratch: Disk of the node: temporary files, and what is downloaded or not yet uploaded.
         shm: Size of /dev/shm.
@@ -323,7 +333,7 @@ def load(folder: Path, environ: Mapping[str, str], python: Path) -> Settings:
         storage, origin = environ[VARIABLE], VARIABLE
     return Settings(
         storage=_url(storage or "pi05-data", base),
-        python=str(base / file.python) if file.python else str(python),
+        python=str(base / expanded(Path(file.python))) if file.python else str(python),
         planner_python=_beside(file.planner_python, _PLANNER, base, python)[0],
         cuda_python=_cuda(file.cuda_python, base, python),
         target=file.target,
@@ -341,9 +351,9 @@ def _upward(folder: Path) -> list[Path]:
 def _read(path: Path) -> _File:
     """Return what pi05.toml says; raise UsageError when it is not TOML or has a key nobody reads."""
     try:
-        table: dict[str, Any] = tomllib.loads(path.read_text())
+        table: dict[str, Any] = tomllib.loads(_text(path.read_bytes()))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not TOML: {error}") from error
+        raise UsageError(f"{path} is not TOML in UTF-8: {error}") from error
     try:
         _check_names(table, _File)
         return _File.model_validate_json(json.dumps(table, default=str), strict=True)  # JSON: arrays may be tuples
@@ -351,6 +361,11 @@ def _read(path: Path) -> _File:
         raise UsageError(f"{path}: {error}") from error
     except ValidationError as error:
         raise UsageError(f"{path}: {explain(error)}") from error
+
+
+def _text(content: bytes) -> str:
+    """Return what a file says: UTF-8, or what its first bytes tell (Notepad marks UTF-8, PowerShell writes UTF-16)."""
+    return content.decode("utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
 
 
 def _check_names(table: dict[str, Any], section: type[Section], prefix: str = "") -> None:
@@ -365,9 +380,9 @@ def _check_names(table: dict[str, Any], section: type[Section], prefix: str = ""
 
 def _url(storage: str, base: Path) -> str:
     """Return a URL as it is, and a path as a file:// URL, relative to `base`."""
-    if "://" in storage:
+    if "://" in storage or storage.startswith(("file:", "gs:", "s3:")):  # one that is half a URL is refused as such
         return storage
-    return (base / Path(storage).expanduser()).resolve().as_uri()
+    return (base / expanded(Path(storage))).resolve().as_uri()
 
 
 def _cuda(given: str | None, base: Path, python: Path) -> str | None:
@@ -378,5 +393,5 @@ def _cuda(given: str | None, base: Path, python: Path) -> str | None:
 
 def _beside(given: str | None, name: str, base: Path, python: Path) -> list[str]:
     """Return where an interpreter may be, what is there first: as given, beside pi05.toml, beside our environment."""
-    places = [base / given] if given else [base / name, python.parent.parent.parent / name]
+    places = [base / expanded(Path(given))] if given else [base / name, python.parent.parent.parent / name]
     return [str(path) for path in sorted(places, key=lambda path: not path.exists())]

@@ -16,7 +16,19 @@ from pathlib import Path
 from typing import Any, cast
 
 from pi05.errors import DataError
-from pi05.storage import MANIFEST, STATE, Entry, RunPaths, Storage, crc32c, files_of, is_pointer, load_manifest, removal
+from pi05.storage import (
+    MANIFEST,
+    STATE,
+    Entry,
+    RunPaths,
+    Storage,
+    crc32c,
+    expanded,
+    files_of,
+    is_pointer,
+    load_manifest,
+    removal,
+)
 from pi05ctl.errors import UsageError
 from pi05ctl.stored import evaluations
 
@@ -87,7 +99,7 @@ def push_weights(storage: Storage, name: str, source: Path, python: str | None =
         UsageError: The source is not of a form that training reads, or other weights have the name.
         DataError: A file differs from the manifest beside it, is a link that leads nowhere, or cannot be opened.
     """
-    key, source = weights_key(name), source.expanduser()
+    key, source = weights_key(name), expanded(source)
     with _as_artefact(name, source) as folder:
         files = {one: folder / one for one in files_of(folder)}
         if pointers := [str(path.readlink()) for path in files.values() if is_pointer(path)]:
@@ -138,7 +150,7 @@ def pull(storage: Storage, key: str, folder: Path) -> None:
         UsageError: Something else is in the folder.
         DataError: The artefact is damaged.
     """
-    folder = folder.expanduser()
+    folder = expanded(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(f"{folder} exists and is not empty; name a folder that does not exist")
     storage.fetch(key, folder.absolute())

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from pi05.config import Convention
 from pi05.errors import ConfigError, DataError
-from pi05.storage import Storage, crc32c, files_of
+from pi05.storage import Storage, crc32c, expanded, files_of
 from pi05.tasks import Task
 from pi05ctl.errors import UsageError
 from pi05ctl.stored import datasets
@@ -68,7 +68,7 @@ def import_dataset(storage: Storage, wish: Wish, python: str) -> Imported:
         UsageError: There is no dataset in the folder, an option means nothing, or the interpreter cannot import.
         DataError: The data are damaged, or not what demonstrations of the task have to be: the field, what is required.
     """
-    folder = wish.folder.expanduser()
+    folder = expanded(wish.folder)
     _check_form(folder)
     identity = _identity(folder, wish)
     key = f"datasets/{wish.task}/import-{identity}"
@@ -95,7 +95,7 @@ def recordings(source: Path, task: Task) -> Recorded | None:
         UsageError: None is of the task, or more than one could be meant.
         DataError: The json beside a file is missing or damaged.
     """
-    source = source.expanduser()
+    source = expanded(source)
     paths = [source] if source.suffix in (".h5", ".hdf5") and source.is_file() else _below(source)
     if not paths or (source / "meta/info.json").is_file():
         return None

@@ -96,7 +96,7 @@ class Policy:
 def row(status: RunStatus) -> tuple[str, ...]:
     """Return a run as the cells under HEADER."""
     why = status.why
-    if status.state in ("Failed", "Stalled") and status.remedy:
+    if status.state in ("Failed", "Stalled", "Pending") and status.remedy:
         why = f"{why}; {status.remedy}" if why else status.remedy
     skipped = int(status.metrics.get("skipped", 0))
     why = "; ".join(filter(None, (why, f"{skipped} steps skipped" if skipped else "", *status.changed[-1:])))
@@ -151,7 +151,11 @@ def _used(metrics: dict[str, float]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return `42 s`, `3 m`, `1 h 10`, `9 h` or `3 d`, as precise as a table needs."""
+    """Return `42 s`, `3 m`, `1 h 10`, `9 h` or `3 d`, as precise as a table needs.
+
+    What lies in the future, because a clock was set back, has an age of 0 s.
+    """
+    seconds = max(seconds, 0.0)
     minutes, hours = int(seconds // 60), int(seconds // 3600)
     if minutes == 0:
         return f"{int(seconds)} s"

@@ -69,6 +69,7 @@ EVERYTHING = QUEUED.model_copy(
         "runtime_class_name": "nvidia",
         "scheduler_name": "volcano",
         "resources": {"rdma/hca": 1},
+        "limits": {"cpu": "64", "ephemeral-storage": "400Gi"},
         "security_context": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
     }
 )

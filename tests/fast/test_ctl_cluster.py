@@ -28,11 +28,7 @@ REFUSALS = {
         Unreachable,
         "kubectl config get-contexts",
     ),
-    "Invalid kube-config file. Expected object with name nope in /home/eve/.kube/config/contexts list": (
-        TargetError,
-        "chooses one",
-    ),
-    "Invalid kube-config file. No configuration found.": (TargetError, "set KUBECONFIG"),
+    "the kubeconfig's context nope does not exist in /home/eve/.kube/config": (TargetError, "chooses one"),
     "something that nobody has seen yet": (TargetError, "something that nobody has seen yet"),
 }
 

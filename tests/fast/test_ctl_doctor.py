@@ -458,9 +458,9 @@ def prober(answering: Answering, **fields) -> pods.Prober:
         ),
         ([unschedulable("1 node(s) didn't match Pod's node affinity/selector")], "missing", "affinity"),
         (
-            [WAITING | {"events": [{"reason": "Pulling", "message": "Pulling image x"}]}],
+            [WAITING | {"events": [{"reason": "Pulling", "message": "...", "involvedObject": {"name": "p"}}]}],
             "missing",
-            "not done after 60 s, starting: Pulling: Pulling image x",
+            "not done after 60 s, starting: its image is being pulled",
         ),
         ([{}], "missing", "not done after 60 s, pending: waits for its pods"),
         ([{}, {}, {}, {}, complete()], "ok", "starts and reaches"),

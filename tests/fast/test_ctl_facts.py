@@ -76,7 +76,12 @@ CASES = {
         "pending",
         "ImagePullBackOff: Back-off pulling image x",
     ),
-    "being created": (job(active=1), [pod("Pending", {"waiting": {"reason": "ContainerCreating"}})], "starting", ""),
+    "being created": (
+        job(active=1),
+        [pod("Pending", {"waiting": {"reason": "ContainerCreating"}})],
+        "starting",
+        "its node",
+    ),
     "running": (job(active=1), [pod("Running", RUNNING)], "running", ""),
     "two run and one waits for room": (
         job(active=3),
@@ -183,7 +188,7 @@ def test_the_exit_code_is_that_of_the_shard_that_failed():
         ("FailedMount", 'secret "x" not found', "pending", 'FailedMount: secret "x" not found'),
         ("FailedCreatePodSandBox", "no network", "pending", "FailedCreatePodSandBox: no network"),
         ("Pulling", 'Pulling image "train"', "starting", "its image is being pulled"),
-        ("Pulled", "Successfully pulled", "starting", ""),
+        ("Pulled", "Successfully pulled", "starting", "its node makes its containers"),
     ],
 )
 def test_what_a_starting_pod_waits_for_is_told_by_its_events(reason: str, message: str, phase: str, why: str):

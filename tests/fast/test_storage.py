@@ -17,6 +17,7 @@ import pytest
 
 from pi05.errors import ConfigError, DataError, TemporaryError
 from pi05.storage import MANIFEST, FileStorage, RunPaths, check_key, connect, disk_errors, user_cache
+from pi05.storage.local import scratch
 
 
 @pytest.fixture
@@ -346,13 +347,14 @@ def test_what_was_borrowed_stays(storage: FileStorage) -> None:
     assert storage.verify("datasets/a") == []
 
 
-def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_user_without_a_home_has_a_cache_among_temporary_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def homeless(_: Path) -> Path:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "expanduser", homeless)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    with pytest.raises(ConfigError, match="set HOME or XDG_CACHE_HOME"):
-        user_cache()
+    assert user_cache().parent == scratch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert user_cache() == tmp_path / "pi05"

@@ -24,7 +24,7 @@ from pi05.data.dataset import META, Attempt, DatasetMeta, Demo
 from pi05.data.verify import main, problems
 from pi05.errors import DataError
 from pi05.storage import FileStorage
-from pi05ctl.cli import runs as cli
+from pi05ctl.cli import main as cli
 from tests.foreign import Foreign
 
 TASK = tasks.find("pushcube")

@@ -244,6 +244,9 @@ resources:
     {{- end }}
   limits:
     memory: {{ .Values.resources.memory }}
+    {{- range $name, $amount := .Values.resources.limits }}
+    {{ $name }}: {{ $amount | quote }}
+    {{- end }}
     {{- with .Values.resources.gpus.count }}
     {{ $.Values.resources.gpus.resource }}: {{ . | int }}
     {{- end }}

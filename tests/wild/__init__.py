@@ -1,0 +1,1 @@
+"""What people bring: inputs as public reports have them, tried through the real commands; each made by its test."""
