@@ -158,7 +158,7 @@ def table(kept: list[Kept]) -> list[str]:
 def _cell(seeds: list[Kept]) -> str:
     """Return `87: 85 [77, 91], 89 [81, 94]`: the mean, and each training seed with its interval."""
     if not seeds:
-        return ""
+        return "not measured"
     rates = [100 * one.solved / one.episodes for one in seeds]
     bounds = [[round(100 * end) for end in wilson(one.solved, one.episodes)] for one in seeds]
     each = ", ".join(f"{rate:.0f} {bound}" for rate, bound in zip(rates, bounds, strict=True))
