@@ -73,7 +73,7 @@ class Wanted:
                     f"use demos.count={len(source.seeds)} or fewer"
                 )
             on_gpu = any(word in source.backend for word in ("cuda", "gpu"))  # its physics have other bits
-            name = source.path.name + (f" (recorded in {source.backend}, replayed in physx_cpu)" if on_gpu else "")
+            name = source.path.name + (f" (recorded in {source.backend})" if on_gpu else "")
             count = min(count, len(source.seeds))
             return cls(task.name, count, source.seeds, config.block, name, config.fewer)
         limit = count * config.max_attempts_per_demo
