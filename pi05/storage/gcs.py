@@ -1,7 +1,8 @@
 """gs://: a bucket of Google Cloud Storage. The version of an object is its generation.
 
 The only importer of google-cloud-storage; imported when a gs:// URL is connected and not before. STORAGE_EMULATOR_HOST
-(the library's own word) leads to an emulator, without credentials.
+(the library's own word) leads to an emulator, without credentials; GOOGLE_CLOUD_QUOTA_PROJECT names the project that
+pays, where the bucket says that the reader does.
 """
 
 # pyright: reportMissingTypeStubs=false
@@ -24,6 +25,7 @@ from google.cloud.storage.exceptions import DataCorruption
 from google.cloud.storage.retry import DEFAULT_RETRY
 from requests import RequestException
 from requests.adapters import HTTPAdapter
+from requests.exceptions import InvalidJSONError, JSONDecodeError
 
 from pi05.errors import AccessError, ConfigError, TemporaryError, Unreachable
 from pi05.storage import bucket
@@ -45,6 +47,7 @@ _UNREACHABLE = (
 """What the library raises when the service does not answer, or answers that it cannot now."""
 
 _FIELDS = "items(name,size,crc32c,generation,updated),prefixes,nextPageToken"
+_PAYS = "GOOGLE_CLOUD_QUOTA_PROJECT"
 _LOGIN = "gcloud auth application-default login"
 _OVERLAY = "k8s/overlays/gke"
 
@@ -61,15 +64,17 @@ class GcsBucket(Bucket):
         self._known = False  # whether the bucket has answered once
 
     def read_at(self, name: str, version: str | None = None) -> tuple[bytes, str]:
-        with self._errors(f"read {name}"):
+        with self._errors(f"read {name}", version is not None):
             blob = self._bucket().blob(name)
             content = blob.download_as_bytes(
                 if_generation_match=_generation(version), raw_download=True, **self._again()
             )
-            return content, str(blob.generation)
+        if blob.generation is None:
+            raise self._no_answer(f"read {name}", content)
+        return content, str(blob.generation)
 
     def read_range(self, name: str, start: int, stop: int, version: str) -> bytes:
-        with self._errors(f"read {name}"):
+        with self._errors(f"read {name}", conditional=True):
             content = (
                 self._bucket()
                 .blob(name)
@@ -87,7 +92,7 @@ class GcsBucket(Bucket):
         return content
 
     def write(self, name: str, data: bytes, version: str | None = None) -> str:
-        with self._errors(f"write {name}"):
+        with self._errors(f"write {name}", version is not None):
             blob = self._bucket().blob(name)
             blob.metadata = {"writer": self.writer}
             blob.upload_from_string(data, checksum="crc32c", if_generation_match=_generation(version), **self._again())
@@ -132,7 +137,7 @@ class GcsBucket(Bucket):
     def _listed(self, prefix: str, glob: str | None = None) -> Iterator[Object]:
         with self._errors(f"list {prefix}"):
             blobs = self._client().list_blobs(
-                self.name, prefix=prefix, match_glob=glob, fields=_FIELDS, **self._again()
+                self._bucket(), prefix=prefix, match_glob=glob, fields=_FIELDS, **self._again()
             )
             for blob in blobs:
                 yield _object(blob)
@@ -140,14 +145,16 @@ class GcsBucket(Bucket):
 
     def names(self, folder: str) -> list[str]:
         with self._errors(f"list {folder}"):
-            blobs = self._client().list_blobs(self.name, prefix=folder, delimiter="/", fields=_FIELDS, **self._again())
+            blobs = self._client().list_blobs(
+                self._bucket(), prefix=folder, delimiter="/", fields=_FIELDS, **self._again()
+            )
             found = {str(blob.name) for blob in blobs}
             found |= {str(name).rstrip("/") for name in blobs.prefixes}
         self._known = True
         return sorted(name.removeprefix(folder) for name in found if name != folder)
 
     def remove(self, name: str, version: str | None = None) -> None:
-        with contextlib.suppress(Missing), self._errors(f"delete {name}"):
+        with contextlib.suppress(Missing), self._errors(f"delete {name}", version is not None):
             self._bucket().blob(name).delete(if_generation_match=_generation(version), **self._again())
 
     def _again(self) -> dict[str, Any]:
@@ -155,7 +162,7 @@ class GcsBucket(Bucket):
         return {"retry": cast("Any", DEFAULT_RETRY).with_timeout(self.patience), "timeout": _TIMEOUT}
 
     def _bucket(self) -> Any:
-        return self._client().bucket(self.name)
+        return self._client().bucket(self.name, user_project=os.environ.get(_PAYS) or None)
 
     def _client(self) -> Any:
         """Return the library's client, made once."""
@@ -184,32 +191,63 @@ class GcsBucket(Bucket):
             self._known = True
 
     @contextlib.contextmanager
-    def _errors(self, action: str) -> Generator[None]:
-        """Turn what the library raises into what was wanted, what is required and what to do."""
+    def _errors(self, action: str, conditional: bool = False) -> Generator[None]:
+        """Turn what the library raises into what was wanted, what is required and what to do.
+
+        Args:
+            action: `read x`, for people.
+            conditional: Whether it was only to be done with an object of a certain version.
+        """
         where = self.url
         try:
             yield
-        except api.PreconditionFailed as error:
-            raise Conflict(f"{where}: could not {action}: somebody else has written it") from error
         except api.NotFound as error:
             raise self._not_found(action, _message(error)) from error
-        except (api.Forbidden, api.Unauthorized) as error:
-            raise AccessError(
-                f"{where}: not allowed to {action}: {_message(error)}. Required: roles/storage.objectUser on the "
-                f"bucket. As a person: {_LOGIN}; in a pod: bind its service account to that role"
-            ) from error
         except (auth.DefaultCredentialsError, auth.RefreshError) as error:
             raise _credentials(where, action, error) from error
-        except api.BadRequest as error:
-            kind = Damaged if "crc32c" in _message(error).lower() else ConfigError
-            raise kind(f"{where}: could not {action}: {_message(error)}") from error
         except DataCorruption as error:
             raise Damaged(f"{where}: could not {action}: {_message(error)}; try again") from error
+        except (JSONDecodeError, InvalidJSONError) as error:
+            raise self._no_answer(action, getattr(error, "doc", "").encode()) from error
         except _UNREACHABLE as error:
             raise Unreachable(
                 f"{where}: could not {action} for {self.patience:.0f} s: {_message(error)}; "
                 "look whether the network and the service are up, then try again"
             ) from error
+        except api.GoogleAPICallError as error:
+            raise self._refusal(action, error, conditional) from error
+
+    def _refusal(self, action: str, error: Any, conditional: bool) -> Exception:
+        """Return what the service's own answer means: it does not want to, and has said why."""
+        code, reason = int(error.code or 0), _message(error)
+        tried, lower = f"{self.url}: could not {action}: {reason}", reason.lower()
+        if code == 412 and conditional and "constraint" not in lower:
+            return Conflict(f"{self.url}: could not {action}: somebody else has written it")
+        if code == 400 and "crc32c" in lower:
+            return Damaged(tried)
+        if "requester pays" in lower or "user project" in lower:
+            return AccessError(
+                f"{tried}; name the project that pays: {_PAYS}=PROJECT here, and env = {{ {_PAYS} = ... }} of "
+                "[cluster] for pods; its account needs roles/serviceusage.serviceUsageConsumer on that project"
+            )
+        if code == 401 or (code == 403 and _is_about_rights(lower)):
+            return AccessError(
+                f"{self.url}: not allowed to {action}: {reason}. Required: roles/storage.objectUser on the "
+                f"bucket. As a person: {_LOGIN}; in a pod: bind its service account to that role"
+            )
+        if code == 407:
+            return AccessError(f"{tried}; a proxy asks for a password: give it in HTTPS_PROXY, or set NO_PROXY")
+        if code == 408 or 300 <= code < 400:
+            return self._no_answer(action, reason.encode())
+        return ConfigError(tried) if code == 400 else AccessError(tried)
+
+    def _no_answer(self, action: str, content: bytes) -> Unreachable:
+        """Return the error for an answer that is not the service's: it may be there again later."""
+        what = "HTML" if content.lstrip()[:1] == b"<" else "something"
+        return Unreachable(
+            f"{self.url}: could not {action}: {what} came that is no answer of the service; a proxy or a sign-in page "
+            "between? Look at HTTPS_PROXY and NO_PROXY"
+        )
 
     def _not_found(self, action: str, message: str) -> Exception:
         """Tell a missing object from a missing bucket."""
@@ -224,6 +262,11 @@ class GcsBucket(Bucket):
             f"{self.url}: there is no such bucket; make it (gcloud storage buckets create {self.url}) "
             "or name another one"
         )
+
+
+def _is_about_rights(reason: str) -> bool:
+    """Return whether a refusal is for want of a role, which somebody can give; others are not mended by one."""
+    return any(words in reason for words in ("does not have", "permission", "access denied", "anonymous caller"))
 
 
 def _credentials(where: str, action: str, error: Any) -> AccessError | TemporaryError:

@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 import botocore.session
 import google_crc32c
 from botocore import exceptions as aws
+from botocore import parsers as aws_parsers
 from botocore.config import Config
 
 from pi05.errors import AccessError, ConfigError, JobError, TemporaryError, Unreachable
@@ -81,6 +82,8 @@ _STRANGERS = {
     "TokenRefreshRequired",
 }
 """Codes of credentials that are refused, whatever they would allow."""
+_RIGHTS_DENIED = {"AccessDenied", "Forbidden", "403", ""}
+"""Codes of a refusal that a right mends; others have reasons of their own, such as an account that is not paid for."""
 _ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 
 _UNREACHABLE = (
@@ -371,6 +374,11 @@ class S3Bucket(Bucket):
             return self._refusal(action, error)
         if isinstance(error, _UNREACHABLE):
             return self._unreachable(action, reason)
+        if isinstance(error, KeyError | aws_parsers.ResponseParserError):  # an answer without what every answer has
+            return Unreachable(
+                f"{tried}: what came is no answer of the service; a proxy or a sign-in page between? Look at "
+                "HTTPS_PROXY and NO_PROXY, and at AWS_ENDPOINT_URL"
+            )
         if isinstance(error, _NOBODY):
             return bucket.without_credentials(f"{tried}: no usable credentials: {reason}", _LOGIN, _OVERLAY)
         if isinstance(error, (aws.BotoCoreError, ValueError)):  # a wrong AWS_ENDPOINT_URL is a ValueError
@@ -393,14 +401,22 @@ class S3Bucket(Bucket):
             return self._not_found(action, code)
         if code in _STRANGERS or status == 401 or error.operation_name.startswith("AssumeRole"):
             return AccessError(f"{tried}: the credentials are refused: {reason}; {bucket.remedy(_LOGIN, _OVERLAY)}")
-        if status == 403:
-            return AccessError(
-                f"{self.url}: not allowed to {action}: {reason}. Required: {_RIGHTS}. As a person: {_LOGIN}; in a pod: "
-                f"give that to the role of its service account ({_OVERLAY})"
-            )
+        if status in (403, 407):
+            return self._denied(action, code, status, reason)
         if code in _ELSEWHERE or status == 301:
             return ConfigError(f"{tried}: {reason}; set AWS_REGION to the bucket's own region")
         return ConfigError(f"{tried}: {reason}")
+
+    def _denied(self, action: str, code: str, status: int, reason: str) -> AccessError:
+        """Return the error of somebody who is known and not allowed to, or whom a proxy does not know."""
+        if status == 407:
+            reason = "a proxy asks for a password; give it in HTTPS_PROXY, or set NO_PROXY"
+        if code not in _RIGHTS_DENIED or status == 407:
+            return AccessError(f"{self.url}: could not {action}: {reason}")
+        return AccessError(
+            f"{self.url}: not allowed to {action}: {reason}. Required: {_RIGHTS}. As a person: {_LOGIN}; in a pod: "
+            f"give that to the role of its service account ({_OVERLAY})"
+        )
 
     def _not_found(self, action: str, code: str) -> Exception:
         """Tell a missing object from a missing bucket."""

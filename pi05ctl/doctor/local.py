@@ -1,6 +1,8 @@
 """What a run on this machine depends on: Linux, the environments, the disk."""
 
 import ctypes.util
+import json
+import os
 import platform
 import shutil
 import subprocess
@@ -17,7 +19,18 @@ from pi05ctl.spec.settings import Settings
 
 _JOBS = ("pi05", "jax", "flax", "optax", "orbax", "pyarrow", "mani_skill", "lerobot")
 _PLANNER = ("pi05", "mplib", "mani_skill", "h5py")
-_SCRIPT = "import sys; from importlib.util import find_spec as f; print(*(n for n in sys.argv[1:] if f(n) is None))"
+_SCRIPT = """
+import json, os, sys, sysconfig
+from importlib.util import find_spec
+own = {name.partition(".")[0] for name in os.listdir(sysconfig.get_path("purelib"))} | sys.stdlib_module_names
+given = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isdir(folder)]
+given = [folder for folder in given if not os.path.isfile(f"{folder}/pi05/__init__.py")]  # a checkout of ours
+modules = [(name.partition(".")[0], os.path.join(folder, name)) for folder in given for name in os.listdir(folder)]
+real = [one for one in modules if one[1].endswith((".py", ".so")) or os.path.isfile(f"{one[1]}/__init__.py")]
+shadows = sorted(path for name, path in real if name in own)
+print(json.dumps([[name for name in sys.argv[1:] if find_spec(name) is None], shadows]))
+"""
+"""Prints which of some packages an interpreter does not find, and what of PYTHONPATH comes before its own."""
 _ROOM = 2 << 30
 """Bytes that a pipeline of preset tiny may write, and then some."""
 _SETUP = "scripts/quickstart sets it up, or name another one in pi05.toml"
@@ -118,8 +131,22 @@ def _environment(interpreter: str, packages: Sequence[str], setting: str) -> Fin
     except OSError as error:
         return Finding("missing", f"{setting} {interpreter} does not start: {error.strerror}", _SETUP)
     if done.returncode:
-        return Finding("missing", f"{setting} {interpreter} is no Python: {done.stderr.strip()[-200:]}", _SETUP)
-    if done.stdout.strip():
-        absent = ", ".join(done.stdout.split())
-        return Finding("missing", f"{setting} {interpreter} has no {absent}", _SETUP)
+        home = "unset PYTHONHOME, or: " if os.environ.get("PYTHONHOME") else ""
+        return Finding("missing", f"{setting} {interpreter} is no Python: {done.stderr.strip()[-200:]}", home + _SETUP)
+    absent, shadows = _told(done.stdout)
+    if shadows:
+        more = f" and {len(shadows) - 1} more" if shadows[1:] else ""
+        text = f"PYTHONPATH puts {shadows[0]}{more} before the packages of {setting} {interpreter}"
+        return Finding("missing", text, "unset PYTHONPATH (ROS sets it in every shell)")
+    if absent:
+        return Finding("missing", f"{setting} {interpreter} has no {', '.join(absent)}", _SETUP)
     return Finding("ok", interpreter)
+
+
+def _told(printed: str) -> tuple[list[str], list[str]]:
+    """Return what _SCRIPT printed: the packages that are absent, and what PYTHONPATH puts before others."""
+    try:
+        absent, shadows = json.loads(printed)
+    except ValueError:  # whatever this program is, it does not read what it is given
+        return [], []
+    return absent, shadows

@@ -525,7 +525,7 @@ def test_only_a_pipelines_pod_is_asked_for_rights():
 @pytest.fixture
 def here(tmp_path) -> local.Site:
     planner = tmp_path / "planner"
-    planner.write_text("#!/bin/sh\necho mplib\n")
+    planner.write_text("#!/bin/sh\necho '[[\"mplib\"], []]'\n")
     planner.chmod(0o755)
     return local.Site(Settings((tmp_path / "data").as_uri(), sys.executable, str(planner)), "Linux x86_64")
 

@@ -267,3 +267,21 @@ def test_what_is_no_answer_of_an_api_server_is_told(here: Path, command: Command
         doctor = command("doctor", "--no-pods")
     assert (said.code, said.err.count("\n"), words in said.err) == (3, 1, True), said.err
     assert ("missing  api server" in doctor.out, words in doctor.out) == (True, True), doctor.out
+
+
+def test_a_token_that_expires_is_fetched_again(here: Path, command: Command) -> None:
+    heard: list[str] = []
+
+    def answer(method: str, path: str, headers: dict[str, str]) -> tuple[int, object]:
+        heard.append(headers.get("authorization", ""))
+        return cluster()(method, path, headers)
+
+    told = '"apiVersion": "client.authentication.k8s.io/v1beta1", "kind": "ExecCredential"'
+    status = '"status": {"token": "\'$(wc -l < count)\'", "expirationTimestamp": "2020-01-01T00:00:00Z"}'
+    script = f"cd {here}; echo >> count; echo '{{{told}, {status}}}'"
+    with serving(answer) as address:
+        write(here, config(address, plugin(here, script)))
+        said = command("status")
+    assert said.code == 0, said.err
+    assert len({*heard}) > 1
+    assert heard[0].startswith("Bearer ")

@@ -240,3 +240,26 @@ def test_a_home_in_an_option_or_in_settings_is_expanded(tmp_path: Path) -> None:
     said = pi05ctl("doctor", "--target", "local", "-o", "json", folder=tmp_path, **home)
     found = {one["check"]: one["text"] for one in json.loads(said.out)}
     assert found["python"] == f"python {tmp_path}/{Path(sys.executable).name} does not exist"
+
+
+# RoboStack/ros-noetic#54, stack-of-tasks/pinocchio#2673: ROS' PYTHONPATH.
+def test_packages_of_another_python_are_named_with_the_variable(storage: FileStorage, tmp_path: Path) -> None:
+    (tmp_path / "ros/numpy").mkdir(parents=True)
+    (tmp_path / "ros/numpy/__init__.py").write_text("raise ImportError('numpy was built for another Python')\n")
+    ros = {"PYTHONPATH": f"{tmp_path}/ros:{ROOT}"}
+    doctor = pi05ctl("doctor", "--target", "local", folder=tmp_path, **ros)
+    assert doctor.code == 3
+    assert f"missing  python       PYTHONPATH puts {tmp_path}/ros/numpy before the packages of python" in doctor.out
+    assert "unset PYTHONPATH (ROS sets it in every shell)" in doctor.out
+    command = [sys.executable, "-m", "pi05.jobs.train", str(storage.path("nothing.json"))]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **ros}, check=False, cwd="/")
+    last = done.stderr.splitlines()[-1]
+    assert (done.returncode, last.startswith("ImportError: ")) == (1, True), done.stderr
+    assert f"PYTHONPATH={tmp_path}/ros:{ROOT} comes before the packages of {sys.executable}" in last
+
+
+def test_an_environment_without_such_a_variable_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/my_own_module.py").touch()
+    doctor = pi05ctl("doctor", "--target", "local", folder=tmp_path, PYTHONPATH=f"{tmp_path}/mine:{ROOT}")
+    assert "ok       python" in doctor.out
