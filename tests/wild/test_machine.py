@@ -242,6 +242,16 @@ def test_a_home_in_an_option_or_in_settings_is_expanded(tmp_path: Path) -> None:
     assert found["python"] == f"python {tmp_path}/{Path(sys.executable).name} does not exist"
 
 
+@pytest.mark.parametrize("package", ["typer", "pydantic"])
+def test_a_package_of_another_python_that_we_need_ourselves_is_named(tmp_path: Path, package: str) -> None:
+    (tmp_path / f"ros/{package}").mkdir(parents=True)
+    (tmp_path / f"ros/{package}/__init__.py").write_text("")
+    said = pi05ctl("status", folder=tmp_path, PYTHONPATH=f"{tmp_path}/ros:{ROOT}")
+    assert said.code == 3
+    assert said.line.startswith("pi05ctl: ")
+    assert f"PYTHONPATH={tmp_path}/ros:{ROOT} comes before the packages of {sys.executable}: unset it" in said.line
+
+
 # RoboStack/ros-noetic#54, stack-of-tasks/pinocchio#2673: ROS' PYTHONPATH.
 def test_packages_of_another_python_are_named_with_the_variable(storage: FileStorage, tmp_path: Path) -> None:
     (tmp_path / "ros/numpy").mkdir(parents=True)
