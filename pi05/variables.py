@@ -8,33 +8,55 @@ computed (`told`), so that a training does not go on otherwise unseen. Knows no 
 from collections.abc import Mapping
 
 _OBEYED = (
-    *("JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_NUM_CPU_DEVICES", "JAX_CUDA_VISIBLE_DEVICES", "JAX_PJRT_CLIENT_"),
-    *("JAX_COMPILATION_CACHE_", "JAX_PERSISTENT_CACHE_", "JAX_ENABLE_COMPILATION_CACHE", "JAX_SHARE_BINARY_"),
-    *(
-        "JAX_RAISE_PERSISTENT_CACHE_ERRORS",
-        "JAX_CROSS_HOST_",
-        "JAX_CPU_COLLECTIVES_",
-        "JAX_CPU_GET_",
-        "JAX_COORDINATOR",
-    ),
-    *("JAX_LOG", "JAX_DEBUG_", "JAX_DUMP_", "JAX_TRACEBACK_", "JAX_EXPLAIN_", "JAX_INCLUDE_", "JAX_DISTRIBUTED_DEBUG"),
-    *("JAX_CHECK_", "JAX_MOCK_", "JAX_SKIP_", "JAX_COORDINATOR", "JAX_TRANSFER_GUARD", "JAX_PGLE_", "JAX_ENABLE_PGLE"),
+    "JAX_PLATFORMS",
+    "JAX_PLATFORM_NAME",
+    "JAX_NUM_CPU_DEVICES",
+    "JAX_CUDA_VISIBLE_DEVICES",
+    "JAX_PJRT_CLIENT_",
+    "JAX_COMPILATION_CACHE_",
+    "JAX_PERSISTENT_CACHE_",
+    "JAX_ENABLE_COMPILATION_CACHE",
+    "JAX_SHARE_BINARY_",
+    "JAX_RAISE_PERSISTENT_CACHE_ERRORS",
+    "JAX_CROSS_HOST_",
+    "JAX_CPU_COLLECTIVES_",
+    "JAX_CPU_GET_",
+    "JAX_COORDINATOR",
+    "JAX_LOG",
+    "JAX_DEBUG_",
+    "JAX_DUMP_",
+    "JAX_TRACEBACK_",
+    "JAX_EXPLAIN_",
+    "JAX_INCLUDE_",
+    "JAX_DISTRIBUTED_DEBUG",
+    "JAX_CHECK_",
+    "JAX_MOCK_",
+    "JAX_SKIP_",
+    "JAX_TRANSFER_GUARD",
+    "JAX_PGLE_",
+    "JAX_ENABLE_PGLE",
 )
 """Beginnings of JAX's variables that say where it computes and what it tells; all others say how."""
 
 _COUNT = (
-    *("XLA_FLAGS", "TF_XLA_FLAGS", "LIBTPU_INIT_ARGS"),
-    *("NVIDIA_TF32_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG", "NCCL_ALGO", "NCCL_PROTO"),
+    "XLA_FLAGS",
+    "TF_XLA_FLAGS",
+    "LIBTPU_INIT_ARGS",
+    "NVIDIA_TF32_OVERRIDE",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "NCCL_ALGO",
+    "NCCL_PROTO",
 )
 """Variables of XLA and of NVIDIA's libraries that decide on precision, order of sums, or both."""
 
 _NO_MATTER = (
-    *("--xla_force_host_platform_device_count", "--xla_dump_", "--xla_gpu_cuda_data_dir", "--xla_hlo_profile"),
-    *(
-        "--xla_cpu_parallel_codegen_",
-        "--xla_gpu_force_compilation_parallelism",
-        "--xla_gpu_per_fusion_autotune_cache_dir",
-    ),
+    "--xla_force_host_platform_device_count",
+    "--xla_dump_",
+    "--xla_gpu_cuda_data_dir",
+    "--xla_hlo_profile",
+    "--xla_cpu_parallel_codegen_",
+    "--xla_gpu_force_compilation_parallelism",
+    "--xla_gpu_per_fusion_autotune_cache_dir",
 )
 """Beginnings of flags of XLA on which no number depends, but for the devices that a job is shared out to."""
 

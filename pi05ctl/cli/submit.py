@@ -86,7 +86,7 @@ def submit(
     values are the same run, however they are spelled, so submitting twice is harmless.
     """
     service = service_of(target)
-    request = _request(kind, task, preset, _with_until(kind, set_, until), of, again, every_checkpoint, only)
+    request = _request(kind, task, preset, set_, of, every_checkpoint, until, again, only)
     if dry_run:
         _print_jobs(service, request)
         return
@@ -119,8 +119,7 @@ def render(
     --only no storage: without, it looks there for what a training or evaluation needs.
     """
     service = service_of(target)
-    values = _with_until(kind, set_, until)
-    _print_jobs(service, _request(kind, task, preset, values, of, again, every_checkpoint, only))
+    _print_jobs(service, _request(kind, task, preset, set_, of, every_checkpoint, until, again, only))
 
 
 @app.command()
@@ -155,13 +154,16 @@ def _request(
     preset: str | None,
     assignments: list[str] | None,
     of: str | None,
-    again: bool,
     every_checkpoint: bool,
+    until: float | None,
+    again: bool,
     only: bool,
 ) -> "Request":
+    """Return what the words of submit and render ask for."""
     from pi05ctl.service import Request
 
-    return Request(kind, task, preset, assignments or (), of, again, every_checkpoint, only)
+    values = _with_until(kind, assignments, until) or ()
+    return Request(kind, task, preset, values, of, again, every_checkpoint, only)
 
 
 def _with_until(kind: str, assignments: list[str] | None, until: float | None) -> list[str] | None:
