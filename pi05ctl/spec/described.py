@@ -4,9 +4,9 @@ All of it is read from where it is decided: bounds from the sections' types, sen
 from the presets. Knows no terminal.
 """
 
+import functools
 import inspect
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from pydantic import BaseModel, JsonValue
 
 from pi05.errors import nearest
 from pi05ctl.errors import UsageError
-from pi05ctl.spec.runspec import Options, RunSpec, presets, resolve
+from pi05ctl.spec.runspec import Options, RunSpec, fields, presets, resolve
 
 _BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
 _WORDS = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false", "null": "none"}
@@ -53,8 +53,13 @@ def options(task: str, section: str = "") -> list[Option]:
         name: resolve(RunSpec(kind="train", task=task, preset=name)).model_dump(mode="json") for name in presets()
     }
     found = [
-        Option(path, kind, {name: _at(of, path) for name, of in values.items()}, sentence)
-        for path, kind, sentence in _all(Options)
+        Option(
+            path,
+            _kind(_schema(of)[name]),
+            {preset: _at(said, path) for preset, said in values.items()},
+            _sentences(of)[name],
+        )
+        for path, of, name in fields(Options)
     ]
     chosen = [one for one in found if f"{one.path}.".startswith(f"{section}.") or not section]
     if not chosen:
@@ -71,20 +76,17 @@ def _at(values: dict[str, Any], path: str) -> JsonValue:
 
 
 # ---- What a section says of itself -----------------------------------------------------------------------------------
-def _all(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yield path, kind and sentence of every value below a section."""
-    schema, sentences = section.model_json_schema(), _sentences(section)
-    for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _all(field.annotation, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", _kind(schema["properties"][name]), sentences.get(name, "")
+@functools.cache
+def _schema(section: type[BaseModel]) -> dict[str, Any]:
+    """Return the JSON schema of each field."""
+    return section.model_json_schema()["properties"]
 
 
+@functools.cache
 def _sentences(section: type[BaseModel]) -> dict[str, str]:
     """Return what the Attributes of a docstring say of each field."""
     _, _, attributes = inspect.cleandoc(section.__doc__ or "").partition("Attributes:\n")
-    found: dict[str, str] = {}
+    found = dict.fromkeys(section.model_fields, "")
     for item in re.split(r"\n(?= {4}\w)", f"\n{attributes}"):
         if match := _ITEM.match(" ".join(item.split())):
             found |= dict.fromkeys(match["names"].split(", "), match["sentence"])

@@ -176,18 +176,18 @@ def _is_plain(value: object) -> bool:
     return isinstance(value, bool | int | str)
 
 
-def _paths(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Yield the path of every value below a section."""
+def fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type[BaseModel], str]]:
+    """Yield the path of every value below a section, the section that it is directly in, and its name there."""
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _paths(field.annotation, f"{prefix}{name}.")
+            yield from fields(field.annotation, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}"
+            yield f"{prefix}{name}", section, name
 
 
 def _check_path(path: str) -> None:
     """Raise UsageError, naming the nearest path, when no value has this one."""
-    known = list(_paths(Options))
+    known = [name for name, *_ in fields(Options)]
     if path in known:
         return
     inside = [name for name in known if name.startswith(f"{path}.")]
